@@ -1,0 +1,1 @@
+"""INI text -> frozen values; every fault at once. The only place that knows ``configparser``."""
