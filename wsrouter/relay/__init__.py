@@ -1,1 +1,12 @@
+"""The data plane: one loop that serves all legs.
 
+A *leg* is one connection. It is a Twisted transport, so any protocol can be attached to it; two legs can
+also be *coupled*, and from then on the bytes of one go to the other without passing a protocol.
+
+    deadlines   coarse timers: many, cheap, mostly cancelled
+    loop        the relay: an epoll object that is one reader to the reactor
+    acceptor    a listening socket on the relay
+    leg         a plain connection
+    tls         a connection with TLS on it (handshake included)
+    pump        one direction of a coupling: raw bytes, or RFC 6455 frames
+"""

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wsrouter.config.options import Kind, Later, Option, read_text
+from wsrouter.config.schema import KINDS, describe
+from wsrouter.config.values import Listener, Match, PathKind, PathRule, Pool, Route, Router, Tunnel
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+DEFAULTS = {
+    "router": Router(),
+    "listener": Listener("x", "tcp:80"),
+    "tunnel": Tunnel("x", "p", Match.ANY),
+    "route": Route("x", PathRule(PathKind.PREFIX, "/")),
+    "pool": Pool("x", ()),
+}
+
+
+def test_the_page_about_the_configuration_is_up_to_date() -> None:
+    assert PAGE.read_text() == describe(), (
+        "write what wsrouter.config.schema.describe() returns to docs/configuration.md"
+    )
+
+
+def test_the_page_tells_of_every_section_and_option() -> None:
+    page = describe()
+    for kind in KINDS:
+        assert f"## {kind.title}" in page
+        assert all(f"`{row.name}`" in page for row in kind.options)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_names_are_lower_case_and_unique_and_sentences_end(kind: Kind) -> None:
+    names = [row.name for row in kind.options]
+    assert len(set(names)) == len(names)
+    assert all(name == name.lower() for name in names)
+    assert all(row.doc.endswith(".") for row in (kind, *kind.options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        pytest.param(kind.kind, row, id=f"{kind.kind}-{row.name}")
+        for kind in KINDS
+        for row in kind.options
+        if isinstance(row, Option) and row.default
+    ],
+)
+def test_a_default_of_the_table_is_the_default_of_the_values(kind: str, row: Option) -> None:
+    value = read_text(row, row.default, Path("/"))
+    if row.name in ("tls", "tls_verify"):
+        assert value is (row.name == "tls_verify")
+    else:
+        assert value == getattr(DEFAULTS[kind], row.name)
+
+
+def test_options_still_to_come_are_not_among_the_values() -> None:
+    for kind, value in DEFAULTS.items():
+        (rows,) = [k.options for k in KINDS if k.kind == kind]
+        assert not [row.name for row in rows if isinstance(row, Later) and hasattr(value, row.name)]

@@ -1,0 +1,176 @@
+"""What every test stands on: the reactor of pytest-twisted, and the check that a test leaves nothing behind.
+
+pytest-twisted installs the platform's default reactor (epoll on Linux; its ``--reactor`` option knows no other name for
+it) and runs every test function inside it, so a bare ``async def`` test just works. It does not look at what
+a test leaves in the reactor; ``nothing_is_left`` does.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+import pytest_twisted
+from twisted.internet.base import DelayedCall
+from twisted.internet.defer import Deferred
+from twisted.internet.epollreactor import EPollReactor
+from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
+from twisted.python.failure import Failure
+
+#: Turns of the reactor that a test's last events may take; a turn that has nothing to do lasts some 30 us.
+SETTLING_TURNS = 100
+
+_OUTCOME = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def require_program() -> Callable[[str, str], str]:
+    """Gives a function that finds a program which a test drives: ``require_program("node", "apt-get install nodejs")``.
+
+    It returns the full path. Without the program the test is skipped, saying how to get it; where ``CI=true`` it fails,
+    for there a skip would go unseen.
+    """
+
+    def require(name: str, how_to_get_it: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            text = f"{name} is not installed; get it with: {how_to_get_it}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{text} (with CI=true a missing program is a failure)", pytrace=False)
+            pytest.skip(text)
+        return path
+
+    return require
+
+
+class LoggedFailures:
+    """The failures and critical events that were logged during one test; as an observer it takes the others too."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        if event.get("log_failure") is not None or event.get("log_level") is LogLevel.critical:
+            self.events.append(event)
+
+    def flush(self, *types: type[BaseException]) -> list[Failure]:
+        """Take out, and return, the failures of these types (of any, without types): the ones that a test expects."""
+        taken, kept = [], []
+        for event in self.events:
+            failure = event.get("log_failure")
+            expected = failure is not None and (not types or failure.check(*types) is not None)
+            (taken if expected else kept).append(event)
+        self.events = kept
+        return [event["log_failure"] for event in taken]
+
+
+@pytest.fixture(scope="session")
+def reactor() -> EPollReactor:
+    """The running reactor of the test session."""
+    from twisted.internet import reactor as installed  # noqa: TID251
+
+    assert isinstance(installed, EPollReactor), f"expected the epoll reactor, got {type(installed).__name__}"
+    # The first turn starts the reactor: its waker and its handler for signals are there before anything is counted.
+    _turn(installed)
+    # What is loaded by now stays: the collector need not walk it again after each test.
+    gc.collect()
+    gc.freeze()
+    return installed
+
+
+@pytest.fixture
+def logged_failures() -> Iterator[LoggedFailures]:
+    """The failures that the test logs; ``flush`` those that it expects, the others make it fail."""
+    seen = LoggedFailures()
+    globalLogPublisher.addObserver(seen)
+    yield seen
+    globalLogPublisher.removeObserver(seen)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if call.when == "call":
+        item.stash[_OUTCOME] = report.passed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(
+    request: pytest.FixtureRequest, reactor: EPollReactor, logged_failures: LoggedFailures
+) -> Iterator[None]:
+    """After each test: no delayed call, no reader or writer, no descriptor and no logged failure more than before.
+
+    What a test leaves is taken away, so that it does not blame the next one, and reported only where the test passed.
+    """
+    watched, descriptors = _watched(reactor), _descriptors()
+    yield
+    for _ in range(SETTLING_TURNS):
+        if (
+            not reactor.getDelayedCalls()
+            and _watched(reactor) <= watched
+            and _descriptors().total() <= descriptors.total()
+        ):
+            break
+        _turn(reactor)
+    if inspect.iscoroutinefunction(getattr(request.node, "function", None)):
+        # A Deferred tells of an error that nobody took when it is collected.
+        gc.collect()
+    left = [
+        *(f"delayed call: {call}" for call in _cancelled(reactor.getDelayedCalls())),
+        *(f"watched by the reactor: {one!r}" for one in _forgotten(reactor, _watched(reactor) - watched)),
+        *(f"logged: {_told(event)}" for event in logged_failures.events),
+    ]
+    now = _descriptors()
+    if now.total() > descriptors.total():
+        left.extend(f"open descriptor: {name} ({count} more)" for name, count in (now - descriptors).items())
+    if left and request.node.stash.get(_OUTCOME, False):
+        pytest.fail("the test left something behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+def _turn(reactor: EPollReactor) -> None:
+    """Let the reactor look once at what is ready, without waiting for anything."""
+    done: Deferred[None] = Deferred()
+    reactor.callLater(0, done.callback, None)
+    pytest_twisted.blockon(done)
+
+
+def _watched(reactor: EPollReactor) -> set[object]:
+    return {*reactor.getReaders(), *reactor.getWriters()}
+
+
+def _forgotten(reactor: EPollReactor, left: set[Any]) -> set[object]:
+    for one in left:
+        reactor.removeReader(one)
+        reactor.removeWriter(one)
+    return left
+
+
+def _cancelled(calls: list[Any]) -> list[str]:
+    told = [str(call) for call in calls]
+    for call in calls:
+        cast("DelayedCall", call).cancel()
+    return told
+
+
+def _descriptors() -> Counter[str]:
+    """What every open descriptor of this process stands for, such as ``socket:[1234]``, with its count."""
+    found: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[os.readlink(f"/proc/self/fd/{number}")] += 1
+        except OSError:
+            # The descriptor of the listing itself is closed by now.
+            continue
+    return found
+
+
+def _told(event: LogEvent) -> str:
+    failure = event.get("log_failure")
+    return eventAsText(event, includeTimestamp=False) if failure is None else failure.getTraceback()

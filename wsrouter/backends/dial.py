@@ -1,0 +1,175 @@
+"""One attempt to reach one address: a connected leg, with TLS where it is asked for, or a DialError."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from twisted.python.failure import Failure
+
+from wsrouter.errors import DialError
+from wsrouter.relay.acceptor import set_keepalive
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.leg import Leg
+from wsrouter.relay.loop import EPOLLOUT, Relay
+from wsrouter.relay.tls import TlsLeg
+
+Connected = Callable[[Leg], None]
+Failed = Callable[[DialError], None]
+
+
+class Address(NamedTuple):
+    """Where a backend listens: a socket family and what ``connect`` wants for it."""
+
+    family: int
+    sockaddr: tuple[str, int] | tuple[str, int, int, int] | str
+
+
+@dataclass(frozen=True, slots=True)
+class TlsClient:
+    """How to speak TLS to a backend: the context, and the name that is sent and verified."""
+
+    context: ssl.SSLContext
+    name: str | None
+
+
+class Dial:
+    """Connects to ``address`` within ``timeout`` seconds (TLS included) and calls ``connected`` or ``failed``, once.
+
+    The result never comes before the constructor has returned. ``cancel`` forgets the attempt.
+    """
+
+    __slots__ = ("_address", "_connected", "_deadline", "_failed", "_leg", "_socket", "_tls", "fd", "read", "relay")
+
+    def __init__(
+        self,
+        relay: Relay,
+        address: Address,
+        timeout: float,
+        connected: Connected,
+        failed: Failed,
+        tls: TlsClient | None = None,
+        keepalive: float | None = None,
+    ) -> None:
+        self.relay = relay
+        self._address = address
+        self._tls = tls
+        self._connected: Connected | None = connected
+        self._failed: Failed | None = failed
+        self._leg: TlsLeg | None = None
+        self.read = self._writable
+        self._deadline: Deadline | None = relay.deadlines.after(timeout, self._expired)
+        self._socket: socket.socket | None = None
+        self.fd = -1
+        try:
+            self._socket = sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            set_keepalive(sock, keepalive)
+            number = sock.connect_ex(address.sockaddr)
+        except OSError as error:
+            number = error.errno or errno.EIO
+        if self._socket is None:
+            self._later_failure(number)
+            return
+        if number in (0, errno.EINPROGRESS):
+            self.fd = self._socket.fileno()
+            relay.add(self.fd, self)
+            relay.watch(self.fd, EPOLLOUT)
+        else:
+            # EAGAIN on a unix socket says that its queue is full: refused, as far as we are concerned.
+            self._later_failure(number)
+
+    def cancel(self) -> None:
+        """Forget the attempt; nothing is called any more."""
+        self._connected = self._failed = None
+        self._stop_waiting()
+        self._drop()
+
+    # What the relay calls.
+
+    def ready(self, events: int) -> None:
+        """The connection stands, or it failed."""
+        self._writable()
+
+    def failed(self, failure: Failure) -> None:
+        """The router itself failed while it took the connection on."""
+        self._fail(DialError(f"internal error: {failure.getErrorMessage()}"))
+
+    def abort(self) -> None:
+        """The relay stops."""
+        self.cancel()
+
+    def _writable(self) -> None:
+        sock = self._socket
+        if sock is None:
+            return
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._fail(DialError(os.strerror(number).lower()))
+            return
+        self.relay.unwatch(self.fd)
+        self.relay.remove(self.fd)
+        self._socket = None
+        if self._tls is None:
+            self._succeed(Leg(self.relay, sock, self._address.sockaddr))
+            return
+        try:
+            self._leg = leg = TlsLeg(
+                self.relay,
+                sock,
+                self._address.sockaddr,
+                self._tls.context,
+                server_side=False,
+                server_hostname=self._tls.name,
+            )
+        except ValueError as error:
+            # OpenSSL refuses some names, an empty one for instance.
+            self.relay.bury(sock)
+            self._fail(DialError(f"TLS: {error}", nonsense=True))
+            return
+        leg.handshake(lambda: self._succeed(leg), self._tls_failed)
+
+    def _tls_failed(self, reason: str) -> None:
+        self._leg = None
+        self._fail(DialError(f"TLS: {reason}", nonsense=True))
+
+    def _succeed(self, leg: Leg) -> None:
+        self._leg = None
+        self._stop_waiting()
+        connected, self._connected, self._failed = self._connected, None, None
+        if connected is not None:
+            connected(leg)
+
+    def _fail(self, error: DialError) -> None:
+        self._stop_waiting()
+        self._drop()
+        failed, self._connected, self._failed = self._failed, None, None
+        if failed is not None:
+            failed(error)
+
+    def _later_failure(self, number: int) -> None:
+        self.relay.later(lambda: self._fail(DialError(os.strerror(number).lower())))
+
+    def _expired(self) -> None:
+        self._deadline = None
+        self._fail(DialError("no connection in time", timed_out=True))
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _drop(self) -> None:
+        leg, self._leg = self._leg, None
+        if leg is not None:
+            leg.abortConnection()
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            if self.fd >= 0:
+                self.relay.unwatch(self.fd)
+                self.relay.remove(self.fd)
+            self.relay.bury(sock)

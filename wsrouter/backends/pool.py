@@ -1,0 +1,186 @@
+"""A pool at work: which backend is next, how many sessions each has, and the attempt to reach one.
+
+An attempt walks from backend to backend, never to the same one twice, until one answers or the pool's ``retries`` are
+used up. The layer above may send it on (``retry``) when a backend that accepted the connection turns out to be no good before
+anything of it has reached the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from zope.interface import implementer
+
+from wsrouter.backends.dial import Dial, TlsClient
+from wsrouter.backends.discovery import Discovery
+from wsrouter.backends.tls import backend_context, server_name
+from wsrouter.config.values import Backend, Pool
+from wsrouter.errors import BackendError, DialError
+from wsrouter.policy.balancing import RoundRobin
+from wsrouter.relay.leg import Leg
+from wsrouter.relay.loop import Relay
+
+#: What a client is told to wait when no backend can take it, in seconds.
+RETRY_AFTER = 1
+
+
+class BackendPool:
+    """One ``[pool]`` of the configuration, running."""
+
+    def __init__(self, relay: Relay, config: Pool, discovery: Discovery, keepalive: float | None = None) -> None:
+        self.relay = relay
+        self.config = config
+        self.name = config.name
+        self.discovery = discovery
+        self.keepalive = keepalive
+        #: Live sessions, tunnels and requests of each backend, those being opened included.
+        self.live: dict[Backend, int] = dict.fromkeys(config.backends, 0)
+        self._balancer = RoundRobin(config.backends)
+        self._tls: dict[Backend, TlsClient] = {}
+        if config.tls is not None:
+            context = backend_context(config.tls)
+            self._tls = {
+                backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends
+            }
+
+    def pick(self, excluded: Collection[Backend] = ()) -> Backend | None:
+        """The backend whose turn it is, or None when all are excluded or full."""
+        return self._balancer.pick(excluded, self.live)
+
+    def take(self, backend: Backend) -> None:
+        """Count one use of ``backend``; ``give_back`` must follow."""
+        self.live[backend] += 1
+
+    def give_back(self, backend: Backend) -> None:
+        """One use has ended."""
+        self.live[backend] -= 1
+
+    def dial(self, backend: Backend, connected: Callable[[Leg], None], failed: Callable[[DialError], None]) -> Dial | None:
+        """Connect to ``backend``, TLS included where the pool has it. None: it has no address; ``failed`` was called."""
+        address = self.discovery.address(backend)
+        if address is None:
+            failed(DialError("its name does not resolve"))
+            return None
+        return Dial(
+            self.relay,
+            address,
+            self.config.connect_timeout,
+            connected,
+            failed,
+            self._tls.get(backend),
+            self.keepalive,
+        )
+
+    def endpoint(self, backend: Backend) -> IStreamClientEndpoint:
+        """``backend`` as a Twisted endpoint: for the HTTP client."""
+        return _DialEndpoint(self, backend)
+
+
+class Attempt:
+    """Reaches one backend of a pool for one client.
+
+    ``connected(leg, backend)`` or ``failed(error)`` is called, once for ``start`` and once for each ``retry``; the one who
+    got a leg owns it, and the backend's count until ``give_back``.
+    """
+
+    __slots__ = ("_backend", "_connected", "_dial", "_failed", "pool", "tried")
+
+    def __init__(
+        self,
+        pool: BackendPool,
+        connected: Callable[[Leg, Backend], None],
+        failed: Callable[[BackendError], None],
+    ) -> None:
+        self.pool = pool
+        self._connected = connected
+        self._failed = failed
+        self._dial: Dial | None = None
+        self._backend: Backend | None = None
+        #: The backends that were tried and did not serve, with the reason.
+        self.tried: list[tuple[Backend, DialError]] = []
+
+    def start(self) -> None:
+        """Try the first backend."""
+        self._next()
+
+    def retry(self, error: DialError) -> None:
+        """The backend that was reached is no good after all (``error``): give it back and try another."""
+        backend = self._backend
+        assert backend is not None
+        self._backend = None
+        self.pool.give_back(backend)
+        self.tried.append((backend, error))
+        self._next()
+
+    def cancel(self) -> None:
+        """The client is gone: stop dialling."""
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+            assert self._backend is not None
+            self.pool.give_back(self._backend)
+            self._backend = None
+
+    def story(self) -> str:
+        """What was tried, for the log: ``127.0.0.1:2222 connection refused, 127.0.0.1:3333 no connection in time``."""
+        return ", ".join(f"{backend.label} {error.reason}" for backend, error in self.tried)
+
+    def _next(self) -> None:
+        pool = self.pool
+        backend = None
+        if len(self.tried) <= pool.config.retries:
+            backend = pool.pick([backend for backend, _ in self.tried])
+        if backend is None:
+            self._give_up()
+            return
+        self._backend = backend
+        pool.take(backend)
+        self._dial = pool.dial(backend, self._reached, self._unreached)
+
+    def _reached(self, leg: Leg) -> None:
+        self._dial = None
+        assert self._backend is not None
+        self._connected(leg, self._backend)
+
+    def _unreached(self, error: DialError) -> None:
+        self._dial = None
+        self.retry(error)
+
+    def _give_up(self) -> None:
+        if not self.tried:
+            self._failed(BackendError(503, f"pool {self.pool.name}: every backend is full"))
+            return
+        last = self.tried[-1][1]
+        status = 504 if last.timed_out else 502 if last.nonsense else 503
+        self._failed(BackendError(status, f"pool {self.pool.name}: no backend answers: {self.story()}"))
+
+
+@implementer(IStreamClientEndpoint)
+class _DialEndpoint:
+    def __init__(self, pool: BackendPool, backend: Backend) -> None:
+        self._pool = pool
+        self._backend = backend
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Dial the backend and attach a protocol of the factory to the leg."""
+        dial: Dial | None = None
+
+        def cancelled(_: Deferred[IProtocol]) -> None:
+            if dial is not None:
+                dial.cancel()
+
+        result: Deferred[IProtocol] = Deferred(cancelled)
+
+        def connected(leg: Leg) -> None:
+            protocol = protocolFactory.buildProtocol(leg.getPeer())
+            if protocol is None:
+                leg.abortConnection()
+                result.errback(DialError("no protocol for the connection"))
+                return
+            leg.attach(protocol)
+            result.callback(protocol)
+
+        dial = self._pool.dial(self._backend, connected, result.errback)
+        return result

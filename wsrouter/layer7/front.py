@@ -1,0 +1,319 @@
+"""The front: reads the request heads of one client connection and sends each request on its way.
+
+The front owns the heads. Each is cut at its blank line and parsed whole; no next head is looked at before the request before
+it has been answered. So what a backend gets is always one request that was judged, and nothing that hid behind it.
+
+An upgrade, on the first or any later request, ends the front: the connection becomes a session. A refusal ends the connection,
+with the answer first and a lingering close, because what follows a refused request cannot be trusted to be a request.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import cast
+
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from wsrouter.config import values
+from wsrouter.config.values import Accept, Plain
+from wsrouter.errors import BackendError, HttpError
+from wsrouter.layer7.exchange import Exchange
+from wsrouter.layer7.opening import Opening
+from wsrouter.layer7.site import RETRY_AFTER, Request, Site
+from wsrouter.layer7.termination import CertificateStore
+from wsrouter.live.connection import Connection
+from wsrouter.policy.origins import origin_allowed
+from wsrouter.policy.routing import host_name
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.leg import Leg
+from wsrouter.wire.answer import answer
+from wsrouter.wire.head import RequestHead, cut_head, parse_request
+from wsrouter.wire.opening import Upgrade, check_upgrade, wants_websocket
+from wsrouter.wire.target import Target, parse_target
+
+#: Frames that may come early, before the backend has agreed, in bytes; then the client is paused.
+EARLY_LIMIT = 64 * 1024
+
+_UPGRADE_REQUIRED = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Version", b"13"))
+
+
+class Stage(enum.Enum):
+    """What the front is doing."""
+
+    #: Waiting for a head, or for the rest of one.
+    HEAD = "head"
+    #: A plain request is being answered.
+    EXCHANGE = "exchange"
+    #: A backend was asked for a session.
+    OPENING = "opening"
+    #: The connection has become a session, or ends.
+    OVER = "over"
+
+
+class Front(Protocol):
+    """The protocol on a client's leg while the connection is at HTTP."""
+
+    def __init__(
+        self, site: Site, listener: values.Listener, store: CertificateStore | None, connection: Connection
+    ) -> None:
+        self._site = site
+        self._listener = listener
+        self._store = store
+        self._connection = connection
+        self._stage = Stage.HEAD
+        self._received: bytes | bytearray = b""
+        self._searched = 0
+        #: The head that is being served, and what is known of it; for the log of a refusal.
+        self._head: RequestHead | None = None
+        self._target: Target | None = None
+        self._route = ""
+        self._exchange: Exchange | None = None
+        self._opening: Opening | None = None
+        self._deadline: Deadline | None = None
+
+    # What the leg calls.
+
+    def connectionMade(self) -> None:
+        """The first head has its deadline from here on."""
+        self._site.fronts.add(self)
+        self._wait(self._listener.head_timeout)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Give the bytes to whoever they are for."""
+        if self._stage is Stage.HEAD:
+            if not self._received:
+                if self._head is not None:
+                    # The first byte of a next request: idleness is over, its head has its own deadline.
+                    self._head = None
+                    self._wait(self._listener.head_timeout)
+                self._received = data
+            else:
+                if isinstance(self._received, bytes):
+                    self._received = bytearray(self._received)
+                self._received += data
+            self._look()
+        elif self._stage is Stage.EXCHANGE:
+            assert self._exchange is not None
+            self._exchange.data(data)
+        elif self._stage is Stage.OPENING:
+            self._received += data
+            if len(self._received) > EARLY_LIMIT:
+                self._leg.pauseProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client has left."""
+        self._leave()
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.lost(reason)
+
+    # Heads.
+
+    @property
+    def _leg(self) -> Leg:
+        return cast(Leg, self.transport)
+
+    def _look(self) -> None:
+        """Serve the next head, if it is whole."""
+        received = self._received
+        try:
+            end = cut_head(received, self._searched)
+            if end is None:
+                self._searched = len(received)
+                return
+            self._stop_waiting()
+            self._searched = 0
+            self._head, self._target, self._route = None, None, ""
+            self._received = b""
+            self._serve(bytes(received[:end]), bytes(received[end:]))
+        except HttpError as error:
+            self._refuse(error)
+
+    def _serve(self, raw: bytes, rest: bytes) -> None:
+        self._head = head = parse_request(raw)
+        self._target = target = parse_target(head.target, head.method)
+        upgrade = check_upgrade(head) if wants_websocket(head) else None
+        connection = self._connection
+        self._check_scheme(head, target, upgrade)
+        host = host_name(head.host)
+        if connection.secure and self._store is not None and not self._store.allows_host(connection.sni, host):
+            raise HttpError(421, "this name is not served on a connection made for another")
+        route = self._site.routes.choose(
+            connection.listener, host, target.path, upgrade.subprotocols if upgrade is not None else ()
+        )
+        if route is None:
+            raise HttpError(404, "no route")
+        self._route = route.name
+        request = Request(connection, head, target, route)
+        if upgrade is not None and route.pool is not None and route.accept is not Accept.HTTP:
+            self._open(request, upgrade, rest)
+        elif route.pool is not None and route.accept is Accept.WEBSOCKET:
+            raise HttpError(426, "this path speaks WebSocket only", _UPGRADE_REQUIRED)
+        else:
+            self._answer(request, rest)
+
+    def _check_scheme(self, head: RequestHead, target: Target, upgrade: Upgrade | None) -> None:
+        if self._connection.secure or self._listener.plain is Plain.YES:
+            return
+        if self._listener.plain is Plain.NO:
+            raise HttpError(400, "this port speaks TLS only")
+        if upgrade is not None:
+            # Browsers do not follow a redirect of an opening handshake, and what was sent in clear is known already.
+            raise HttpError(403, "use wss")
+        if not head.host or target.path == "*":
+            raise HttpError(400, "use https")
+        location = b"https://" + head.host.encode() + target.forward(target.path)
+        raise HttpError(308, "use https", ((b"Location", location),))
+
+    # Upgrades.
+
+    def _open(self, request: Request, upgrade: Upgrade, rest: bytes) -> None:
+        route = request.route
+        if not origin_allowed(route.origins, request.head.all(b"origin"), request.scheme, request.head.host):
+            raise HttpError(403, "this origin is not allowed here")
+        if self._site.draining:
+            raise HttpError(503, "draining", (RETRY_AFTER,))
+        self._stage = Stage.OPENING
+        self._received = bytearray(rest)
+        self._opening = Opening(self._site, self, self._leg, request, upgrade)
+        self._opening.start()
+
+    def opened(self) -> bytes:
+        """The backend agreed: the leg becomes a session's."""
+        early = bytes(self._received)
+        self._opening = None
+        self._leave()
+        return early
+
+    def refused(self, error: BackendError) -> None:
+        """No backend opens the session."""
+        self._opening = None
+        headers = (RETRY_AFTER,) if error.status == 503 else ()
+        # What backends are called and how they failed is for the log, not for the client.
+        self._refuse(HttpError(error.status, error.reason, headers), told="no backend took the session")
+
+    def answered(self) -> None:
+        """The backend refused the session in its own words."""
+        self._opening = None
+        self._leave()
+        self._leg.loseConnection()
+
+    def cut(self) -> None:
+        """The backend's own words broke off; the client must see that."""
+        self._opening = None
+        self._leave()
+        self._leg.abortConnection()
+
+    # Plain requests.
+
+    def _answer(self, request: Request, rest: bytes) -> None:
+        leg = self._leg
+        self._stage = Stage.EXCHANGE
+        self._exchange = exchange = Exchange(
+            leg,
+            request.head,
+            request.target,
+            self._site.handlers[request.route.name](request),
+            secure=self._connection.secure,
+            peer=leg.getPeer(),
+            host=leg.getHost(),
+            deadlines=self._site.relay.deadlines,
+            max_body=self._listener.max_body,
+            body_timeout=self._listener.body_timeout,
+            done=self._answered,
+        )
+        exchange.start(rest)
+
+    def _answered(self, keep_alive: bool) -> None:
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None
+        self._log_exchange(exchange)
+        if not keep_alive or self._site.draining:
+            self._leave()
+            self._leg.loseConnection()
+            return
+        self._stage = Stage.HEAD
+        self._received = exchange.rest
+        if self._received:
+            self._wait(self._listener.head_timeout)
+            # Not from in here: a client that pipelines would make this recursion as deep as its patience.
+            self._site.relay.later(self._look_again)
+        else:
+            self._wait(self._listener.keep_alive)
+
+    def _log_exchange(self, exchange: Exchange) -> None:
+        if exchange.refusal is None or self._head is None or self._target is None:
+            return
+        self._site.refuse(
+            self._connection,
+            "http",
+            self._route,
+            exchange.status,
+            exchange.refusal,
+            host=self._head.host,
+            path=self._site.path_for_log(self._target),
+        )
+
+    def _look_again(self) -> None:
+        if self._stage is Stage.HEAD and self._received:
+            self._head = None
+            self._look()
+
+    # Refusals and the end.
+
+    def _refuse(self, error: HttpError, told: str | None = None) -> None:
+        head, target = self._head, self._target
+        self._site.refuse(
+            self._connection,
+            "http",
+            self._route,
+            error.status,
+            error.reason,
+            host=head.host if head is not None else "",
+            path=self._site.path_for_log(target) if target is not None else "",
+        )
+        self._leave()
+        leg = self._leg
+        leg.write(
+            answer(
+                error.status,
+                error.reason if told is None else told,
+                error.headers,
+                head_only=head is not None and head.method == "HEAD",
+            )
+        )
+        leg.loseConnection()
+
+    def drain(self) -> None:
+        """Stop waiting for another request."""
+        if self._stage is Stage.HEAD and not self._received:
+            self._leave()
+            self._leg.loseConnection()
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._deadline = self._site.relay.deadlines.after(seconds, self._late)
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self._received or self._head is None:
+            self._head = None
+            self._refuse(HttpError(408, f"no whole request head in {self._listener.head_timeout:g} s"))
+        else:
+            self._leave()
+            self._leg.loseConnection()
+
+    def _leave(self) -> None:
+        self._stage = Stage.OVER
+        self._received = b""
+        self._stop_waiting()
+        self._site.fronts.discard(self)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

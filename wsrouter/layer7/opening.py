@@ -1,0 +1,303 @@
+"""One opening handshake on its way: to a backend, and its answer back (RFC 6455 4).
+
+The client's request goes to the backend with the client's own key; the backend's 101 is verified before a single frame
+passes. A refusal (401, 302, 503 and so on) reaches the client as the backend wrote it, body included; then the connection
+ends, because bytes behind an upgrade request may be frames or a request, and nobody could tell.
+
+A backend that refuses the connection, or drops it before its answer begins, is passed over for the next one. Once a backend has
+answered, or has kept silent for the whole ``handshake_timeout``, its word stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
+from wsrouter.backends.pool import Attempt
+from wsrouter.config import values
+from wsrouter.errors import BackendError, DialError, HttpError
+from wsrouter.layer7.session import RelaySession
+from wsrouter.layer7.site import Request, Site
+from wsrouter.live.registry import Facts, Kind
+from wsrouter.policy.routing import strip
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.leg import Leg
+from wsrouter.wire.body import ChunkedBody, LengthBody
+from wsrouter.wire.forwarding import client_answer, response_fields, upgrade_head
+from wsrouter.wire.head import ResponseHead, cut_response, parse_response
+from wsrouter.wire.opening import Accepted, Upgrade, verify_answer
+
+
+class Opener(Protocol):
+    """The front that asked for the session."""
+
+    def opened(self) -> bytes:
+        """The backend agreed: give up the client's leg, and return the frames that came early."""
+
+    def refused(self, error: BackendError) -> None:
+        """No session: the router answers ``error``."""
+
+    def answered(self) -> None:
+        """No session: the backend's own answer has been written to the client, whole."""
+
+    def cut(self) -> None:
+        """No session: the backend's own answer broke off."""
+
+
+class Opening(TwistedProtocol):
+    """The protocol on a backend's leg until the backend has answered."""
+
+    def __init__(self, site: Site, opener: Opener, client: Leg, request: Request, upgrade: Upgrade) -> None:
+        self._site = site
+        self._opener: Opener | None = opener
+        self._client = client
+        self._request = request
+        self._upgrade = upgrade
+        route = request.route
+        assert route.pool is not None
+        self._pool = site.pools[route.pool]
+        self._attempt = Attempt(self._pool, self._connected, self._failed)
+        self._backend: values.Backend | None = None
+        self._leg: Leg | None = None
+        self._received = b""
+        self._deadline: Deadline | None = None
+        #: Reads the body of a refusal; the first call says what to pass on and whether that was the end.
+        self._body: Callable[[bytes], tuple[bytes, bool]] | None = None
+
+    def start(self) -> None:
+        """Look for a backend."""
+        self._attempt.start()
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        self._opener = None
+        self._attempt.cancel()
+        self._drop()
+
+    # Reaching a backend.
+
+    def _connected(self, leg: Leg, backend: values.Backend) -> None:
+        self._leg, self._backend = leg, backend
+        self._received = b""
+        self._deadline = self._site.relay.deadlines.after(self._pool.config.handshake_timeout, self._late)
+        leg.attach(self)
+        leg.write(self._head())
+
+    def _head(self) -> bytes:
+        request = self._request
+        route, target = request.route, request.target
+        path = strip(route, target.path) if route.strip_prefix else target.path
+        return upgrade_head(
+            request.head,
+            self._upgrade,
+            target.forward(path),
+            request.client(),
+            self._site.rules[route.name].fill(request),
+        )
+
+    def _failed(self, error: BackendError) -> None:
+        opener, self._opener = self._opener, None
+        if opener is not None:
+            opener.refused(error)
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self._body is None:
+            self._give_up(BackendError(504, f"{self._label()} keeps silent after the opening handshake"))
+        else:
+            self._break_off()
+
+    def _label(self) -> str:
+        assert self._backend is not None
+        return f"pool {self._pool.name}: backend {self._backend.label}"
+
+    # What the backend says.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Gather the answer's head, then judge it."""
+        if self._opener is None:
+            return
+        if self._body is not None:
+            self._pass_body(data)
+            return
+        received = self._received + data
+        try:
+            end = cut_response(received, len(self._received))
+            while end is not None:
+                response = parse_response(received[:end])
+                if response.status == 101 or response.status >= 200:
+                    self._answered(response, received[end:])
+                    return
+                # 100, 103 and their like: the answer is still to come (RFC 9110 15.2).
+                received = received[end:]
+                end = cut_response(received)
+        except BackendError as error:
+            self._give_up(BackendError(error.status, f"{self._label()}: {error.reason}"))
+            return
+        self._received = received
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The backend went away: before its answer another may be tried."""
+        self._leg = None
+        self._stop_waiting()
+        if self._opener is None:
+            return
+        if self._body is not None:
+            self._pass_end()
+        elif self._received:
+            self._give_up(BackendError(502, f"{self._label()} broke off within its answer"))
+        else:
+            self._backend = None  # the attempt gives it back
+            self._attempt.retry(DialError("closed the connection before its answer", nonsense=True))
+
+    def _answered(self, response: ResponseHead, rest: bytes) -> None:
+        if response.status == 101:
+            accepted = verify_answer(response, self._upgrade)
+            self._open(response, accepted, rest)
+            return
+        if response.status < 300 and response.first(b"upgrade") is not None:
+            raise BackendError(502, f"status {response.status} with an Upgrade field")
+        self._pass_refusal(response, rest)
+
+    def _open(self, response: ResponseHead, accepted: Accepted, rest: bytes) -> None:
+        opener, self._opener = self._opener, None
+        leg, self._leg = self._leg, None
+        assert opener is not None
+        assert leg is not None
+        assert self._backend is not None
+        self._stop_waiting()
+        request, site = self._request, self._site
+        connection = request.connection
+        early = opener.opened()
+        session = RelaySession(
+            site.relay,
+            site.registry,
+            site.sweeper,
+            request.route,
+            self._pool,
+            self._backend,
+            connection,
+            Facts(
+                kind=Kind.SESSION,
+                client_ip=connection.ip,
+                client=connection.client,
+                listener=connection.listener,
+                rule=request.route.name,
+                pool=self._pool.name,
+                backend=self._backend.label,
+                opened=site.relay.seconds(),
+                host=request.head.host,
+                path=site.path_for_log(request.target),
+                subprotocol=accepted.subprotocol or "",
+                sni=connection.sni or "",
+                tried=self._attempt.story(),
+            ),
+            self._client,
+            leg,
+            deflate=accepted.deflate,
+        )
+        session.run(early, client_answer(response, accepted), rest)
+
+    # A refusal of the backend's.
+
+    def _pass_refusal(self, response: ResponseHead, rest: bytes) -> None:
+        connection, request = self._request.connection, self._request
+        self._site.refuse(
+            connection,
+            "backend",
+            request.route.name,
+            response.status,
+            f"{self._label()} refused the session",
+            host=request.head.host,
+            path=self._site.path_for_log(request.target),
+        )
+        fields = response_fields(response.fields)
+        if response.chunked:
+            fields.append((b"Transfer-Encoding", b"chunked"))
+            self._body = _until_done(ChunkedBody())
+        elif response.status in (204, 304):
+            self._body = _until_done(LengthBody(0))
+        elif response.content_length is not None:
+            self._body = _until_done(LengthBody(response.content_length))
+        else:
+            self._body = _until_close
+        fields.append((b"Connection", b"close"))
+        client, leg = self._client, self._leg
+        assert leg is not None
+        self._stop_waiting()
+        self._deadline = self._site.relay.deadlines.after(self._pool.config.handshake_timeout, self._late)
+        client.write(
+            b"HTTP/1.1 %d %b\r\n%b\r\n"
+            % (response.status, response.reason, b"".join(b"%b: %b\r\n" % field for field in fields))
+        )
+        client.registerProducer(leg, True)
+        self._pass_body(rest)
+
+    def _pass_body(self, data: bytes) -> None:
+        assert self._body is not None
+        try:
+            piece, done = self._body(data)
+        except HttpError:
+            self._break_off()
+            return
+        self._client.write(piece)
+        if done:
+            self._finish()
+
+    def _pass_end(self) -> None:
+        if self._body is _until_close:
+            self._finish()
+        else:
+            self._break_off()
+
+    def _finish(self) -> None:
+        opener, self._opener = self._opener, None
+        self._client.unregisterProducer()
+        self._drop()
+        assert opener is not None
+        opener.answered()
+
+    def _break_off(self) -> None:
+        opener, self._opener = self._opener, None
+        self._client.unregisterProducer()
+        self._drop()
+        assert opener is not None
+        opener.cut()
+
+    # The end.
+
+    def _give_up(self, error: BackendError) -> None:
+        opener, self._opener = self._opener, None
+        self._drop()
+        assert opener is not None
+        opener.refused(error)
+
+    def _drop(self) -> None:
+        self._stop_waiting()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            self._pool.give_back(backend)
+        leg, self._leg = self._leg, None
+        if leg is not None:
+            leg.abortConnection()
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _until_done(body: ChunkedBody | LengthBody) -> Callable[[bytes], tuple[bytes, bool]]:
+    def read(data: bytes) -> tuple[bytes, bool]:
+        _, rest = body.feed(data)
+        return data[: len(data) - len(rest)], body.done
+
+    return read
+
+
+def _until_close(data: bytes) -> tuple[bytes, bool]:
+    return data, False

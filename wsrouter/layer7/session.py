@@ -1,0 +1,305 @@
+"""A relay session: an upgraded WebSocket, relayed frame by frame with the payload untouched (RFC 6455).
+
+While both peers behave the session does nothing: the pumps carry the frames. It acts at the ends:
+
+- A peer closes: its Close frame passes like any other, so does the answer; then TCP is closed on both sides.
+- A peer breaks the rules: it gets Close 1002; the innocent client gets 1011, the innocent backend 1001.
+- A peer vanishes: the client of a vanished backend gets 1011, the backend of a vanished client 1001.
+- The router ends the session (idle, drain): both peers get the router's code.
+
+A Close frame can go out at a frame boundary only; inside a frame it would be read as payload. Where the rest of the
+frame is still coming the Close waits for it. Where it will never come, TCP is closed without a Close frame: the peer sees
+1006, and a cut-off message never looks whole.
+
+Once a side was told to close by the router, nothing more is passed to it, and its own Close frame, which
+answers the router's, is not passed on.
+"""
+
+from __future__ import annotations
+
+import os
+
+from wsrouter.backends.pool import BackendPool
+from wsrouter.config import values
+from wsrouter.live.connection import Connection
+from wsrouter.live.idle import IdleSweeper
+from wsrouter.live.registry import Counts, End, Facts, Registry, Who
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.leg import Leg
+from wsrouter.relay.loop import Relay
+from wsrouter.relay.pump import FramePump, Pump
+from wsrouter.relay.tls import reason_of
+from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
+from wsrouter.wire.frames import FrameWalker
+
+
+class RelaySession:
+    """One session, from the verified 101 to its end. ``run`` couples the legs."""
+
+    __slots__ = (
+        "_backend",
+        "_client",
+        "_deadline",
+        "_down",
+        "_end",
+        "_owed",
+        "_pool",
+        "_registry",
+        "_relay",
+        "_route",
+        "_server",
+        "_sweeper",
+        "_told",
+        "_up",
+        "facts",
+        "number",
+    )
+
+    def __init__(
+        self,
+        relay: Relay,
+        registry: Registry,
+        sweeper: IdleSweeper,
+        route: values.Route,
+        pool: BackendPool,
+        backend: values.Backend,
+        connection: Connection,
+        facts: Facts,
+        client: Leg,
+        server: Leg,
+        *,
+        deflate: bool,
+    ) -> None:
+        self.number = connection.number
+        self.facts = facts
+        self._relay = relay
+        self._registry = registry
+        self._sweeper = sweeper
+        self._route = route
+        self._pool = pool
+        self._backend = backend
+        self._client: Leg | None = client
+        self._server: Leg | None = server
+        self._up = FramePump(self, client, server, FrameWalker(True, deflate))
+        self._down = FramePump(self, server, client, FrameWalker(False, deflate))
+        self._end: End | None = None
+        self._deadline: Deadline | None = None
+        #: The legs that the router has sent a Close to, or has given up.
+        self._told: tuple[Leg, ...] = ()
+        #: The Close that waits for a frame boundary, for each pump that it waits for.
+        self._owed: dict[FramePump, int] | None = None
+
+    def run(self, from_client: bytes, answer: bytes, from_server: bytes) -> None:
+        """Couple the legs. ``answer`` is the 101; the other two are frames that came early, behind the heads."""
+        client, server = self._client, self._server
+        assert client is not None
+        assert server is not None
+        client.write(answer)
+        client.couple(self, self._up, self._down)
+        server.couple(self, self._down, self._up)
+        self._registry.open(self)
+        if self._route.idle_timeout is not None:
+            self._sweeper.watch(self, self._route.idle_timeout)
+        if client.pending is not None:
+            self._down.paused = True  # the answer itself did not fit: its flush resumes the pump
+        if from_client:
+            self._up.inject(from_client)
+        if from_server:
+            self._down.inject(from_server)
+        if not self._up.paused:
+            client.resumeProducing()
+        if not self._down.paused:
+            server.resumeProducing()
+
+    # What the pumps and legs report.
+
+    def frames_event(self, pump: FramePump) -> None:
+        """A Close, a violation, or the boundary that a Close of the router's waits for."""
+        walker = pump.walker
+        owed = self._owed
+        if owed is not None and pump in owed and pump.at_boundary:
+            code = owed.pop(pump)
+            walker.event = walker.close is not None or walker.violation is not None
+            self._say_close(pump, code)
+        leg = pump.source
+        if walker.violation is not None:
+            self._violated(pump)
+        elif walker.close is not None:
+            if leg in self._told:
+                self._release(leg)
+            else:
+                self._closed(pump)
+
+    def source_ended(self, pump: Pump) -> None:
+        """A FIN: fine behind a Close, else its peer has vanished."""
+        self._gone(pump.source, "closed the connection without a Close frame")
+        pump.source.loseConnection()
+
+    def leg_lost(self, leg: Leg, error: Exception | None) -> None:
+        """A connection is gone."""
+        self._gone(leg, "vanished" if error is None else reason_of(error))
+        if leg is self._client:
+            self._client = None
+        else:
+            self._server = None
+        if self._client is None and self._server is None:
+            self._finished()
+
+    def _closed(self, pump: FramePump) -> None:
+        """A peer's own Close frame was passed on."""
+        close = pump.walker.close
+        assert close is not None
+        if self._end is None:
+            self._end = End(self._who(pump.source), close[0], close[1])
+            self._wait_for_answer()
+        if self._up.walker.close is not None and self._down.walker.close is not None:
+            for leg in (self._client, self._server):
+                if leg is not None:
+                    leg.loseConnection()
+
+    def _violated(self, pump: FramePump) -> None:
+        violation = pump.walker.violation
+        assert violation is not None
+        offender = pump.source
+        if self._end is None:
+            self._end = End(self._who(offender), violation.code, violation.reason)
+        if offender not in self._told:
+            self._tell(offender, violation.code)
+        other = self._other(offender)
+        if other is not None and other not in self._told:
+            self._tell(other, INTERNAL if other is self._client else GOING_AWAY)
+        self._release(offender)
+        self._wait_for_answer()
+
+    def _gone(self, leg: Leg, how: str) -> None:
+        """``leg`` will say nothing more: tell the other side, unless Close frames have told it."""
+        pump = self._up if leg is self._client else self._down
+        if self._end is None:
+            where = "" if pump.at_boundary else ", in the middle of a frame"
+            self._end = End(self._who(leg), ABNORMAL, how + where)
+        if leg not in self._told:
+            self._told += (leg,)
+        other = self._other(leg)
+        if other is None:
+            return
+        if pump.walker.close is not None:
+            # The Close was passed on, and the other side is answering, or has answered.
+            back = self._down if pump is self._up else self._up
+            back.divert()
+            if back.walker.close is not None:
+                other.loseConnection()
+            else:
+                self._told += (other,)
+                self._wait_for_answer()
+        elif other not in self._told:
+            self._tell(other, INTERNAL if other is self._client else GOING_AWAY)
+            self._wait_for_answer()
+        elif self._owed is not None and self._owed.pop(pump, None) is not None:
+            other.loseConnection()  # the frame's rest, behind which the Close had to wait, will not come
+
+    # Ends that the router brings about.
+
+    def end(self, code: int, reason: str) -> None:
+        """Close both sides politely with ``code``: idle, or a drain."""
+        if self._end is not None:
+            return
+        self._end = End(Who.ROUTER, code, reason)
+        for leg in (self._client, self._server):
+            if leg is not None:
+                self._tell(leg, code)
+        self._wait_for_answer()
+
+    def idle(self) -> None:
+        """No frame of either peer for ``idle_timeout``."""
+        self.end(GOING_AWAY, "idle")
+
+    def abort(self) -> None:
+        """Cut both sides."""
+        if self._end is None:
+            self._end = End(Who.ROUTER, ABNORMAL, "cut")
+        self._cut()
+
+    def _tell(self, leg: Leg, code: int) -> None:
+        """Send the router's Close to ``leg``, now or at the boundary, or close it where no boundary will come."""
+        self._told += (leg,)
+        into = self._down if leg is self._client else self._up
+        if into.at_boundary:
+            self._say_close(into, code)
+        elif into.source in self._told_and_gone():
+            into.divert()
+            leg.loseConnection()
+        else:
+            if self._owed is None:
+                self._owed = {}
+            self._owed[into] = code
+            into.stop_at_boundary()
+
+    def _told_and_gone(self) -> tuple[Leg | None, ...]:
+        """Legs from which no more frames will come, or none that may be passed on."""
+        return tuple(
+            pump.source
+            for pump in (self._up, self._down)
+            if pump.source.eof or not pump.source.connected or pump.walker.violation is not None
+        )
+
+    def _say_close(self, into: FramePump, code: int) -> None:
+        leg = self._client if into is self._down else self._server
+        back = self._up if into is self._down else self._down
+        into.divert()
+        if leg is None:
+            return
+        leg.write(close_frame(code, mask=None if leg is self._client else os.urandom(4)))
+        if back.walker.close is not None or back.walker.violation is not None:
+            leg.loseConnection()
+
+    def _release(self, leg: Leg) -> None:
+        """Nothing more is expected of ``leg``: close it, once the Close it is owed has gone out."""
+        into = self._down if leg is self._client else self._up
+        if self._owed is None or into not in self._owed:
+            leg.loseConnection()
+
+    def _wait_for_answer(self) -> None:
+        if self._deadline is None:
+            self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
+
+    def _late(self) -> None:
+        """The close handshake took too long: close TCP, and cut what is closing already."""
+        self._deadline = None
+        for leg in (self._client, self._server):
+            if leg is not None:
+                if leg.connected:
+                    leg.loseConnection()
+                else:
+                    leg.abortConnection()
+
+    def _cut(self) -> None:
+        for leg in (self._client, self._server):
+            if leg is not None:
+                leg.abortConnection()
+
+    def _finished(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._route.idle_timeout is not None:
+            self._sweeper.forget(self, self._route.idle_timeout)
+        self._pool.give_back(self._backend)
+        assert self._end is not None
+        self._registry.close(self, self._end)
+
+    def _who(self, leg: Leg) -> Who:
+        return Who.CLIENT if leg is self._client else Who.BACKEND
+
+    def _other(self, leg: Leg) -> Leg | None:
+        return self._server if leg is self._client else self._client
+
+    # What the registry and the idle sweeper ask.
+
+    def counts(self) -> Counts:
+        """What has passed so far."""
+        up, down = self._up, self._down
+        return Counts(up.bytes, down.bytes, up.walker.messages, down.walker.messages)
+
+    def activity(self) -> int:
+        """Grows with every frame that a peer sends."""
+        return self._up.bytes + self._down.bytes

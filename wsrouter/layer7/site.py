@@ -1,0 +1,110 @@
+"""What all connections of layer 7 share: the routes, the pools, and for each route what answers plain requests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from wsrouter.backends.pool import BackendPool
+from wsrouter.config import values
+from wsrouter.layer7.request import Handler
+from wsrouter.live.connection import Connection
+from wsrouter.live.idle import IdleSweeper
+from wsrouter.live.registry import Refusal, Registry
+from wsrouter.policy.routing import RouteTable
+from wsrouter.relay.loop import Relay
+from wsrouter.wire.forwarding import ClientFacts, Pair, Template, compile_template
+from wsrouter.wire.head import RequestHead
+from wsrouter.wire.target import Target
+
+#: Retry-After of a 503, in seconds.
+RETRY_AFTER = (b"Retry-After", b"1")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request with all that was made of it: what routes, templates and backends need."""
+
+    connection: Connection
+    head: RequestHead
+    target: Target
+    route: values.Route
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``."""
+        return "https" if self.connection.secure else "http"
+
+    def client(self) -> ClientFacts:
+        """What backends are told of the client."""
+        connection = self.connection
+        ip = "" if connection.ip == "unix" else connection.ip
+        return ClientFacts(ip, connection.port, "https" if connection.secure else "http", self.head.host)
+
+    def fields(self) -> dict[str, str]:
+        """What the placeholders of templates stand for (``values.TEMPLATE_FIELDS``)."""
+        connection = self.connection
+        return {
+            "client_ip": connection.ip,
+            "client_port": str(connection.port),
+            "client_cert_subject": connection.client_subject,
+            "sni": connection.sni or "",
+            "request_id": os.urandom(16).hex(),
+            "host": self.head.host,
+            "scheme": self.scheme,
+            "path": self.target.path,
+            "uri": self.target.forward(self.target.path).decode("latin-1"),
+            "listener": connection.listener,
+            "route": self.route.name,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRules:
+    """``set_header`` of one route, compiled."""
+
+    templates: tuple[tuple[bytes, Template], ...]
+
+    @classmethod
+    def of(cls, route: values.Route) -> HeaderRules:
+        """Compile a route's rules."""
+        return cls(tuple((name.encode(), compile_template(text)) for name, text in route.set_header))
+
+    def fill(self, request: Request) -> list[Pair]:
+        """The headers for one request."""
+        if not self.templates:
+            return []
+        fields = request.fields()
+        return [(name, template.fill(fields)) for name, template in self.templates]
+
+
+@dataclass(slots=True)
+class Site:
+    """Layer 7 of one process."""
+
+    relay: Relay
+    registry: Registry
+    sweeper: IdleSweeper
+    pools: Mapping[str, BackendPool]
+    routes: RouteTable
+    rules: Mapping[str, HeaderRules]
+    #: For each route that answers plain requests: what makes the handler of one.
+    handlers: Mapping[str, Callable[[Request], Handler]]
+    log_query: bool = False
+    #: A drain has begun: no upgrades any more, and answers close their connections.
+    draining: bool = False
+    #: Client connections that are at HTTP, live sessions excepted.
+    fronts: set[object] = field(default_factory=set)
+
+    def refuse(
+        self, connection: Connection, stage: str, rule: str, status: int | None, reason: str, **more: str
+    ) -> None:
+        """Tell the observers of a refusal."""
+        self.registry.refuse(
+            Refusal(connection.number, connection.client, connection.listener, stage, rule, reason, status, **more)
+        )
+
+    def path_for_log(self, target: Target) -> str:
+        """A request's path, with its query only where the operator wants it (queries carry tokens)."""
+        return target.forward(target.path).decode("latin-1") if self.log_query else target.path

@@ -1,0 +1,258 @@
+"""A listener: accepts connections, waits for the verdict on their first bytes, hands them to layer 4 or layer 7.
+
+One absolute deadline runs from the accept to the verdict, whatever arrives meanwhile. The bytes that were read for the verdict, the
+prefetch, go on untouched, once: to the tunnel, to TLS, or to the front.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
+from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
+from wsrouter.config import values
+from wsrouter.config.values import Match
+from wsrouter.errors import RouterError, SniffError
+from wsrouter.layer4.tunnel import Layer4
+from wsrouter.layer7.front import Front
+from wsrouter.layer7.site import Site
+from wsrouter.layer7.termination import CertificateStore, Choice, client_subject
+from wsrouter.live.connection import Connection, connection_of
+from wsrouter.policy.tunnels import TunnelTable
+from wsrouter.relay.acceptor import Acceptor
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.leg import Leg
+from wsrouter.relay.tls import TlsLeg
+from wsrouter.sniff.sniffer import PREFETCH_LIMIT, alert, sniff
+from wsrouter.sniff.verdict import Http, Opaque, Tls, Verdict
+
+#: Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn.
+BACKLOG = 4096
+
+# TLS alerts (RFC 8446 6.2, RFC 6066 3).
+HANDSHAKE_FAILURE = 40
+MISSING_EXTENSION = 109
+UNRECOGNIZED_NAME = 112
+
+
+class Listener:
+    """One ``[listener]`` of the configuration, running."""
+
+    def __init__(
+        self,
+        config: values.Listener,
+        store: CertificateStore | None,
+        tunnels: TunnelTable,
+        layer4: Layer4,
+        site: Site,
+    ) -> None:
+        self.config = config
+        self.name = config.name
+        #: None: TLS is not ended here.
+        self.store = store
+        self.tunnels = tunnels
+        self.layer4 = layer4
+        self.site = site
+        self.relay = site.relay
+        self._port: IListeningPort | None = None
+        self._acceptor: Acceptor | None = None
+
+    def bind(self, reactor: IReactorFDSet) -> None:
+        """Bind the endpoint and queue connections; ``start`` serves them. Raises RouterError with a reason in one line."""
+        results: list[IListeningPort | Failure] = []
+        try:
+            listening: Deferred[IListeningPort] = serverFromString(reactor, self.config.endpoint).listen(Factory())
+        except (ValueError, OSError, KeyError) as error:
+            raise RouterError(f"listener {self.name}: cannot listen on {self.config.endpoint}: {error}") from None
+        listening.addBoth(results.append)
+        if not results:
+            raise RouterError(f"listener {self.name}: {self.config.endpoint} cannot be bound at once")
+        port = results[0]
+        if isinstance(port, Failure):
+            raise RouterError(
+                f"listener {self.name}: cannot listen on {self.config.endpoint}: {_why(port.value)}"
+            ) from None
+        # From now on the relay serves the socket, not the reactor.
+        reactor.removeReader(cast(IReadDescriptor, port))
+        self._port = port
+
+    @property
+    def address(self) -> object:
+        """The address that was bound (a Twisted address)."""
+        assert self._port is not None
+        return self._port.getHost()
+
+    def start(self) -> None:
+        """Accept connections."""
+        port = self._port
+        assert port is not None
+        self._acceptor = Acceptor(
+            self.relay,
+            cast(IReadDescriptor, port).fileno(),
+            self.name,
+            self._accepted,
+            self.config.max_connections,
+            self.config.tcp_keepalive,
+        )
+        self._acceptor.socket.listen(BACKLOG)
+
+    def stop(self) -> Deferred[None] | None:
+        """Accept no more and close the port; live connections go on."""
+        if self._acceptor is not None:
+            self._acceptor.abort()
+            self._acceptor = None
+        port, self._port = self._port, None
+        return None if port is None else cast("Deferred[None] | None", port.stopListening())
+
+    def _accepted(self, leg: Leg) -> None:
+        connection = connection_of(leg, self.site.registry.number(), self.name)
+        leg.attach(Preamble(self, connection))
+
+
+class Preamble(TwistedProtocol):
+    """The protocol on a client's leg until there is a verdict."""
+
+    def __init__(self, listener: Listener, connection: Connection) -> None:
+        self._listener = listener
+        self._connection = connection
+        self._received: bytes | bytearray = b""
+        self._deadline: Deadline | None = listener.relay.deadlines.after(listener.config.sniff_timeout, self._late)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Look at the first bytes until they tell what they are."""
+        if self._received:
+            if isinstance(self._received, bytes):
+                self._received = bytearray(self._received)
+            self._received += data
+        else:
+            self._received = data
+        try:
+            verdict = sniff(self._received)
+        except SniffError as error:
+            self._refuse(error.reason, error.alert)
+            return
+        if verdict is not None:
+            self._decide(verdict)
+        elif len(self._received) > PREFETCH_LIMIT:
+            self._refuse(f"no verdict in {PREFETCH_LIMIT} bytes")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client left before there was a verdict."""
+        self._stop_waiting()
+
+    def _decide(self, verdict: Verdict) -> None:
+        self._stop_waiting()
+        listener, connection = self._listener, self._connection
+        leg = cast(Leg, self.transport)
+        prefetch = bytes(self._received)
+        match verdict:
+            case Tls(sni, alpn):
+                connection.sni = sni
+                rule = listener.tunnels.choose(listener.name, Match.TLS, sni, alpn)
+            case Http():
+                rule = listener.tunnels.choose(listener.name, Match.HTTP)
+            case Opaque(silent):
+                rule = listener.tunnels.choose(listener.name, Match.SILENCE if silent else Match.OPAQUE)
+        if rule is not None:
+            listener.layer4.open(leg, connection, rule, prefetch)
+        elif isinstance(verdict, Tls):
+            self._terminate(leg, prefetch)
+        elif isinstance(verdict, Http):
+            leg.attach(Front(listener.site, listener.config, listener.store, connection), prefetch)
+        elif verdict.silent:
+            self._refuse("silence, and no tunnel rule for it")
+        else:
+            self._refuse("neither TLS nor HTTP, and no tunnel rule for it")
+
+    def _terminate(self, leg: Leg, prefetch: bytes) -> None:
+        store = self._listener.store
+        if store is None:
+            self._refuse("TLS, and neither a certificate nor a tunnel rule for it", HANDSHAKE_FAILURE)
+            return
+        choice = store.choose(self._connection.sni)
+        if choice is None:
+            if self._connection.sni is None:
+                self._refuse("TLS without a server name, and no default certificate", MISSING_EXTENSION)
+            else:
+                self._refuse("no certificate for the server name", UNRECOGNIZED_NAME)
+            return
+        Termination(self._listener, self._connection, leg, choice).start(prefetch)
+
+    def _late(self) -> None:
+        self._deadline = None
+        if not self._received:
+            self._decide(Opaque(silent=True))
+        else:
+            self._refuse(f"no verdict in {self._listener.config.sniff_timeout:g} s")
+
+    def _refuse(self, reason: str, description: int | None = None) -> None:
+        self._stop_waiting()
+        self._listener.site.refuse(self._connection, "sniff", "", None, reason)
+        leg = cast(Leg, self.transport)
+        if description is not None:
+            leg.write(alert(description))
+        leg.loseConnection()
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Termination:
+    """A TLS handshake with a client, in its own time limit; the front follows."""
+
+    __slots__ = ("_choice", "_connection", "_deadline", "_leg", "_listener")
+
+    def __init__(self, listener: Listener, connection: Connection, leg: Leg, choice: Choice) -> None:
+        self._listener = listener
+        self._connection = connection
+        self._choice = choice
+        home, leg.home = leg.home, None
+        self._leg = TlsLeg(listener.relay, leg.release(), leg.peername, choice.context, server_side=True)
+        self._leg.home = home
+        self._deadline: Deadline | None = listener.relay.deadlines.after(listener.config.tls_timeout, self._late)
+
+    def start(self, prefetch: bytes) -> None:
+        """Do the handshake; ``prefetch`` holds the ClientHello."""
+        self._leg.handshake(self._done, self._failed, prefetch)
+
+    def _done(self) -> None:
+        self._stop_waiting()
+        connection, listener = self._connection, self._listener
+        connection.secure = True
+        if self._choice.client_auth:
+            connection.client_subject = client_subject(self._leg.tls)
+        self._leg.attach(Front(listener.site, listener.config, listener.store, connection))
+
+    def _failed(self, reason: str) -> None:
+        self._stop_waiting()
+        self._listener.site.refuse(self._connection, "tls", self._choice.name, None, f"the handshake failed: {reason}")
+
+    def _late(self) -> None:
+        self._deadline = None
+        self._listener.site.refuse(
+            self._connection, "tls", self._choice.name, None, f"no handshake in {self._listener.config.tls_timeout:g} s"
+        )
+        self._leg.abortConnection()
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _why(error: BaseException | None) -> str:
+    """Why a port cannot be bound, in few words."""
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    if isinstance(cause, socket.gaierror | OSError) and cause.strerror:
+        return cause.strerror.lower()
+    return str(cause)

@@ -1,0 +1,150 @@
+"""The registry of live sessions and tunnels.
+
+A session or tunnel enters when its backend has answered and leaves when its end is known. Whoever wants to
+know (the access log, drains, metrics) observes the registry; nothing that carries bytes knows its observers.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Kind(enum.Enum):
+    """What lives: a layer-7 session or a layer-4 tunnel."""
+
+    SESSION = "session"
+    TUNNEL = "tunnel"
+
+
+class Who(enum.Enum):
+    """Who brought a session or tunnel to its end."""
+
+    CLIENT = "client"
+    BACKEND = "backend"
+    ROUTER = "router"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a session or tunnel when it opens. Names are those of the configuration."""
+
+    kind: Kind
+    #: The client's address, without and with its port.
+    client_ip: str
+    client: str
+    listener: str
+    #: The name of the route or tunnel rule.
+    rule: str
+    pool: str
+    #: The backend's label.
+    backend: str
+    #: Seconds on the reactor's clock.
+    opened: float
+    #: Layer 7: the authority and the path (without its query unless the operator wants it) that the client asked for.
+    host: str = ""
+    path: str = ""
+    subprotocol: str = ""
+    #: The server name of the ClientHello; empty without TLS.
+    sni: str = ""
+    #: Backends that were tried before, with the reasons.
+    tried: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What has passed so far; ``in`` is from the client. Messages are None for tunnels. Bytes are those of the wire, inside TLS."""
+
+    bytes_in: int
+    bytes_out: int
+    messages_in: int | None = None
+    messages_out: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How it ended: who began it, the close code (RFC 6455 7.4; None for tunnels) and the reason in words."""
+
+    who: Who
+    code: int | None
+    reason: str
+
+
+class Entry(Protocol):
+    """A live session or tunnel."""
+
+    #: The number of the connection; see ``Registry.number``.
+    number: int
+    facts: Facts
+
+    def counts(self) -> Counts:
+        """What has passed so far."""
+
+    def end(self, code: int, reason: str) -> None:
+        """Begin a polite end on behalf of the router: a Close frame at the next frame boundary, for a session."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A connection or request that was turned away: where (``stage``), by what rule, and why."""
+
+    number: int
+    client: str
+    listener: str
+    stage: str
+    rule: str
+    reason: str
+    #: The HTTP status, where HTTP was spoken.
+    status: int | None = None
+    host: str = ""
+    path: str = ""
+
+
+class Observer(Protocol):
+    """Hears what happens."""
+
+    def opened(self, entry: Entry) -> None:
+        """A session or tunnel lives."""
+
+    def closed(self, entry: Entry, end: End) -> None:
+        """It has ended; its counts are final."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """Somebody was turned away."""
+
+
+@dataclass(slots=True)
+class Registry:
+    """All live entries, by number."""
+
+    entries: dict[int, Entry] = field(default_factory=dict)
+    observers: list[Observer] = field(default_factory=list)
+    #: Client connections that are open, whatever they do.
+    connections: int = 0
+    _last: int = 0
+
+    def number(self) -> int:
+        """A number for a new client connection; logs name it by this."""
+        self._last += 1
+        return self._last
+
+    def open(self, entry: Entry) -> None:
+        """``entry`` lives from now on."""
+        self.entries[entry.number] = entry
+        for observer in self.observers:
+            observer.opened(entry)
+
+    def close(self, entry: Entry, end: End) -> None:
+        """``entry`` has ended. Called once for each that was opened."""
+        del self.entries[entry.number]
+        for observer in self.observers:
+            observer.closed(entry, end)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Somebody was turned away."""
+        for observer in self.observers:
+            observer.refused(refusal)

@@ -1,0 +1,131 @@
+"""The access log: a line when a session or tunnel opens, one when it ends, one for each refusal.
+
+As text the fields are ``name=value``, with quotes around what holds blanks; as JSON every line is one object. Whatever a peer
+chose (path, host, close reason) is escaped: it can neither break a line nor forge one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from wsrouter.config.values import Log
+from wsrouter.live.registry import End, Entry, Facts, Refusal
+
+_log = Logger(namespace="wsrouter.access")
+
+#: What a line holds: strings, numbers, nothing deeper.
+Line = dict[str, str | int | float | None]
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:/[]@,+*%?&!$;")
+
+
+class AccessLog:
+    """Observes the registry and writes to a file, or to the log stream for ``None``."""
+
+    def __init__(self, clock: IReactorTime, form: Log, file: Path | None) -> None:
+        self._clock = clock
+        self._format = _as_json if form is Log.JSON else _as_text
+        self._file = file
+        self._stream: TextIO | None = None
+
+    def open(self) -> None:
+        """Open the file. Raises OSError."""
+        if self._file is not None:
+            # By line: a line is whole in the file at once, so that one can follow it.
+            self._stream = io.TextIOWrapper(self._file.open("ab", buffering=0), "utf-8", "backslashreplace", write_through=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def opened(self, entry: Entry) -> None:
+        """A session or tunnel lives."""
+        self._write(_opening("open", entry.number, entry.facts))
+
+    def closed(self, entry: Entry, end: End) -> None:
+        """It has ended."""
+        counts = entry.counts()
+        line = _opening("close", entry.number, entry.facts)
+        line["by"] = end.who.value
+        if end.code is not None:
+            line["code"] = end.code
+        line["reason"] = end.reason
+        line["seconds"] = round(self._clock.seconds() - entry.facts.opened, 3)
+        line["bytes_in"] = counts.bytes_in
+        line["bytes_out"] = counts.bytes_out
+        if counts.messages_in is not None:
+            line["messages_in"] = counts.messages_in
+            line["messages_out"] = counts.messages_out
+        self._write(line)
+
+    def refused(self, refusal: Refusal) -> None:
+        """Somebody was turned away."""
+        line: Line = {
+            "event": "refuse",
+            "connection": refusal.number,
+            "client": refusal.client,
+            "listener": refusal.listener,
+            "stage": refusal.stage,
+        }
+        if refusal.rule:
+            line["rule"] = refusal.rule
+        if refusal.status is not None:
+            line["status"] = refusal.status
+        if refusal.host:
+            line["host"] = refusal.host
+        if refusal.path:
+            line["path"] = refusal.path
+        line["reason"] = refusal.reason
+        self._write(line)
+
+    def _write(self, line: Line) -> None:
+        if self._stream is None:
+            _log.info("{line}", line=self._format(line))
+            return
+        stamp: Line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        try:
+            self._stream.write(self._format(stamp | line) + "\n")
+        except OSError as error:
+            _log.error("the access log cannot be written: {error}", error=error)
+
+
+def _opening(event: str, number: int, facts: Facts) -> Line:
+    line: Line = {
+        "event": event,
+        "kind": facts.kind.value,
+        "connection": number,
+        "client": facts.client,
+        "listener": facts.listener,
+        "rule": facts.rule,
+        "pool": facts.pool,
+        "backend": facts.backend,
+    }
+    for name in ("host", "path", "subprotocol", "sni", "tried"):
+        value = getattr(facts, name)
+        if value:
+            line[name] = value
+    return line
+
+
+def _as_json(line: Line) -> str:
+    return json.dumps(line, ensure_ascii=True, separators=(",", ":"))
+
+
+def _as_text(line: Line) -> str:
+    return " ".join(f"{name}={_quoted(value)}" for name, value in line.items())
+
+
+def _quoted(value: str | float | None) -> str:
+    text = str(value)
+    if text and _PLAIN.issuperset(text):
+        return text
+    return json.dumps(text, ensure_ascii=True)

@@ -1,0 +1,142 @@
+"""A listening socket on the relay.
+
+A Twisted endpoint binds the port; its socket is then served here, so that no Twisted transport stands behind
+a leg. Connections are accepted in batches. What every leg needs (no delay, keep-alive) is set on the listening
+socket: Linux hands it down to what is accepted from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.leg import Leg
+from wsrouter.relay.loop import EPOLLIN, Relay
+
+#: Connections accepted for one event, before other members get their turn.
+BATCH = 32
+#: How long accepting pauses when descriptors or memory are used up, in seconds.
+PAUSE = 0.25
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_log = Logger()
+
+
+def set_keepalive(sock: socket.socket, seconds: float | None) -> None:
+    """Set what every TCP leg has: no delay, and keep-alive probes that find a dead peer in about twice ``seconds``.
+
+    TCP_USER_TIMEOUT covers what probes do not: data sent to a peer that no longer acknowledges it (RFC 5482).
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if seconds is None:
+        return
+    idle = max(1, round(seconds))
+    interval = max(1, round(seconds / 4))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * idle))
+
+
+class Acceptor:
+    """Accepts from the listening descriptor ``fd`` (duplicated, so the caller keeps its own)."""
+
+    __slots__ = ("_accepted", "_limit", "_label", "_resume", "_watched", "fd", "live", "read", "relay", "socket")
+
+    def __init__(
+        self,
+        relay: Relay,
+        fd: int,
+        label: str,
+        accepted: Callable[[Leg], None],
+        limit: int | None,
+        keepalive: float | None,
+    ) -> None:
+        #: How many of the accepted legs live.
+        self.live = 0
+        self.relay = relay
+        self.socket = socket.socket(fileno=os.dup(fd))
+        self.socket.setblocking(False)
+        set_keepalive(self.socket, keepalive)
+        self.fd = self.socket.fileno()
+        self._label = label
+        self._accepted = accepted
+        self._limit = limit
+        self._resume: Deadline | None = None
+        self.read = self._accept
+        relay.add(self.fd, self)
+        relay.watch(self.fd, EPOLLIN)
+        self._watched = True
+
+    def _accept(self) -> None:
+        accept = self.socket.accept
+        for _ in range(BATCH):
+            if self._limit is not None and self.live >= self._limit:
+                self.pause("the limit of connections is reached")
+                return
+            try:
+                sock, peername = accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self.pause(os.strerror(error.errno or 0).lower())
+                    return
+                continue  # that one connection was gone before it was accepted (accept(2), "Error handling")
+            sock.setblocking(False)
+            leg = Leg(self.relay, sock, peername)
+            leg.home = self
+            self.live += 1
+            self._accepted(leg)
+
+    def pause(self, why: str) -> None:
+        """Leave new connections in the kernel's queue for a moment; the live ones are untouched."""
+        if self._watched:
+            _log.warn("listener {label}: accepting pauses: {why}", label=self._label, why=why)
+            self.relay.unwatch(self.fd)
+            self._watched = False
+        self._resume = self.relay.deadlines.after(PAUSE, self._try_again)
+
+    def _try_again(self) -> None:
+        self._resume = None
+        if self._limit is not None and self.live >= self._limit:
+            self._resume = self.relay.deadlines.after(PAUSE, self._try_again)
+            return
+        try:
+            os.close(os.dup(self.fd))
+        except OSError:
+            self._resume = self.relay.deadlines.after(PAUSE, self._try_again)
+            return
+        _log.info("listener {label}: accepting again", label=self._label)
+        self.relay.watch(self.fd, EPOLLIN)
+        self._watched = True
+
+    def ready(self, events: int) -> None:
+        """Errors on a listening socket show when accepting."""
+        self._accept()
+
+    def failed(self, failure: Failure) -> None:
+        """A connection could not be taken in; the next one is a new try (the failure was logged)."""
+
+    def abort(self) -> None:
+        """Stop accepting."""
+        if self.socket.fileno() < 0:
+            return
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        if self._watched:
+            self.relay.unwatch(self.fd)
+            self._watched = False
+        self.relay.remove(self.fd)
+        self.relay.bury(self.socket)

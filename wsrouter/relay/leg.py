@@ -1,0 +1,528 @@
+"""A leg: one connection on the relay, as a Twisted transport.
+
+A leg's bytes go to the protocol that is attached to it, or, once it is coupled, to the leg on the other side
+(see ``pump``). It writes at once; only what the kernel refuses is kept, and then whoever feeds the leg is
+paused. So a slow reader costs one read's worth of memory.
+
+The end of a leg has three forms. ``abortConnection`` resets it. ``finish_writing`` sends a FIN behind what is
+pending and reads on (a half-close). ``loseConnection`` does the same, but drops what still arrives, for a
+bounded time, and then closes: closing a socket with unread data would reset it, and a reset can eat the last
+answer before the peer has read it.
+
+Interest is two separate wishes, reading and writing. With neither, the descriptor is taken out of the epoll
+object, because hang-ups and errors are reported whatever the mask says, and a half-closed connection with a
+slow reader would wake the loop without end.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPullProducer,
+    IPushProducer,
+    ITCPTransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.loop import EPOLLIN, EPOLLOUT, Relay
+
+if TYPE_CHECKING:
+    from wsrouter.relay.pump import Pump
+
+#: One read, and so the most that a slow reader makes the router keep for it.
+BUFFER_SIZE = 64 * 1024
+#: Every read of this process goes through this buffer. A reader must be done with it before it returns.
+BUFFER = bytearray(BUFFER_SIZE)
+VIEW = memoryview(BUFFER)
+
+#: How long a closed leg drops what its peer still sends, in seconds.
+LINGER = 2.0
+#: How long a closing leg waits for its peer to take what is pending, in seconds.
+FLUSH = 60.0
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+DONE = Failure(ConnectionDone())
+
+
+class State(enum.Enum):
+    """Where a leg is in its life."""
+
+    OPEN = "open"
+    #: ``loseConnection`` was called; what is pending goes out first.
+    FLUSHING = "flushing"
+    #: A FIN was sent; what arrives is dropped until the peer's FIN or the deadline.
+    LINGERING = "lingering"
+    CLOSED = "closed"
+
+
+OPEN, FLUSHING, LINGERING, CLOSED = State.OPEN, State.FLUSHING, State.LINGERING, State.CLOSED
+
+
+class Coupled(Protocol):
+    """What two coupled legs report to."""
+
+    def leg_lost(self, leg: Leg, error: Exception | None) -> None:
+        """The connection of ``leg`` is gone; ``error`` is None when it was closed in order."""
+
+
+class Home(Protocol):
+    """Where a leg was accepted; it counts the legs that are out."""
+
+    live: int
+
+
+def address_of(sockaddr: object, family: int) -> IAddress:
+    """The Twisted address for what the socket module calls one."""
+    if family == socket.AF_UNIX:
+        return UNIXAddress(sockaddr or None)
+    assert isinstance(sockaddr, tuple)
+    if family == socket.AF_INET6:
+        return IPv6Address("TCP", sockaddr[0], sockaddr[1])
+    return IPv4Address("TCP", sockaddr[0], sockaddr[1])
+
+
+@implementer(ITCPTransport, IConsumer, IPushProducer)
+class Leg:
+    """A plain connection. ``sock`` is connected and non-blocking; ``peername`` is its peer's socket address."""
+
+    __slots__ = (
+        "_feeder",
+        "_fin",
+        "_linger",
+        "_mask",
+        "_producer",
+        "_reading",
+        "_state",
+        "_streaming",
+        "coupling",
+        "eof",
+        "fd",
+        "home",
+        "peername",
+        "pending",
+        "protocol",
+        "read",
+        "relay",
+        "socket",
+    )
+
+    def __init__(self, relay: Relay, sock: socket.socket, peername: object) -> None:
+        self.relay = relay
+        self.socket = sock
+        self.fd = sock.fileno()
+        self.peername = peername
+        #: The relay calls this when there is something to read.
+        self.read: Callable[[], None] = self._read_for_protocol
+        self.protocol: IProtocol | None = None
+        self.coupling: Coupled | None = None
+        #: What the kernel did not take yet.
+        self.pending: bytearray | None = None
+        #: The peer's FIN was read.
+        self.eof = False
+        self.home: Home | None = None
+        self._mask = 0
+        self._reading = False
+        self._state = OPEN
+        self._fin = False
+        self._feeder: Pump | None = None
+        self._producer: IPushProducer | IPullProducer | None = None
+        self._streaming = False
+        self._linger: Deadline | None = None
+        relay.add(self.fd, self)
+
+    # Joining a protocol or a peer.
+
+    def attach(self, protocol: IProtocol, prefetch: bytes = b"") -> None:
+        """Give the connection's bytes to ``protocol`` from now on, ``prefetch`` first."""
+        self.protocol = protocol
+        self.read = self._read_for_protocol
+        protocol.makeConnection(self)
+        if prefetch and self._state is OPEN:
+            protocol.dataReceived(prefetch)
+        if self.protocol is protocol and self.coupling is None:
+            self.resumeProducing()
+
+    def couple(self, coupling: Coupled, outward: Pump, inward: Pump) -> None:
+        """Leave the protocol: ``outward`` reads this leg from now on, ``inward`` writes into it."""
+        self.protocol = None
+        self.coupling = coupling
+        self._feeder = inward
+        self.read = outward.run
+        if self._producer is not None:
+            self.unregisterProducer()
+
+    def release(self) -> socket.socket:
+        """Give up the socket, unclosed, to another leg that takes this one's place on the relay."""
+        self._watch(0)
+        self.relay.remove(self.fd)
+        self._state = CLOSED
+        self.protocol = None
+        self.read = _nothing
+        return self.socket
+
+    def receiver(self) -> Callable[[bytearray], int]:
+        """A function like ``socket.recv_into``, for a pump."""
+        return self.socket.recv_into
+
+    def sender(self) -> Callable[[memoryview], int]:
+        """A function like ``socket.send``, for a pump; -1 says that all was taken and the pump must pause."""
+        return self.socket.send
+
+    # What the relay calls.
+
+    def ready(self, events: int) -> None:
+        """Serve writable, hang-up and error events."""
+        if events & EPOLLOUT:
+            self._flush()
+        if events & ~EPOLLOUT:
+            if self._reading:
+                self.read()
+            elif not events & EPOLLOUT:
+                # Only a hang-up or an error is left, and nobody reads: it is the end.
+                self.lose(self._socket_error() or ConnectionLost())
+
+    def failed(self, failure: Failure) -> None:
+        """The router itself failed while it served this leg: end it, and through it its peer."""
+        self.lose(failure.value if isinstance(failure.value, Exception) else ConnectionLost(), reset=True)
+
+    def abort(self) -> None:
+        """The relay stops."""
+        self.abortConnection()
+
+    # ITransport, ITCPTransport.
+
+    @property
+    def connected(self) -> bool:
+        """Whether bytes may still be written."""
+        return self._state is OPEN and not self._fin
+
+    @property
+    def disconnecting(self) -> bool:
+        """Twisted's protocols look at this."""
+        return self._state is not OPEN
+
+    def write(self, data: bytes) -> None:
+        """Send ``data`` now, or keep it until the kernel takes it. Ignored once the leg is closing."""
+        if self._state is OPEN and not self._fin and data:
+            self._push(data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Send several pieces as one."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Close in order: send what is pending, then a FIN, and drop what still arrives for a bounded time."""
+        if self._state is OPEN:
+            self._state = FLUSHING
+            self._reading = False
+            if self.pending is None and not self._pulling():
+                self._linger_on()
+            else:
+                self._linger = self.relay.deadlines.after(FLUSH, self.abortConnection)
+                self._watch_wishes()
+
+    def abortConnection(self) -> None:
+        """Close now; the peer sees a reset."""
+        self.lose(ConnectionAborted(), reset=True)
+
+    def loseWriteConnection(self) -> None:
+        """Half-close."""
+        self.finish_writing()
+
+    def finish_writing(self) -> None:
+        """Send a FIN behind what is pending; reading goes on."""
+        if self._state is OPEN and not self._fin:
+            self._fin = True
+            if self.pending is None:
+                self._shutdown()
+
+    def getPeer(self) -> IAddress:
+        """The other end's address."""
+        return address_of(self.peername, self.socket.family)
+
+    def getHost(self) -> IAddress:
+        """This end's address."""
+        return address_of(self.socket.getsockname(), self.socket.family)
+
+    def getTcpNoDelay(self) -> bool:
+        """Whether small segments are sent at once; true for all TCP legs."""
+        return self.socket.family == socket.AF_UNIX or bool(
+            self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        )
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """See getTcpNoDelay."""
+        if self.socket.family != socket.AF_UNIX:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        """Whether the kernel probes a quiet peer."""
+        return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """See getTcpKeepAlive."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    # IPushProducer: this leg as a source.
+
+    def pauseProducing(self) -> None:
+        """Stop reading."""
+        if self._reading and self._state is OPEN:
+            self._reading = False
+            self._watch_wishes()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if not self._reading and not self.eof and self._state is OPEN:
+            self._reading = True
+            self._watch_wishes()
+
+    def stopProducing(self) -> None:
+        """Nobody wants this leg's bytes any more."""
+        self.loseConnection()
+
+    # IConsumer: this leg as a sink.
+
+    def registerProducer(self, producer: IPushProducer | IPullProducer, streaming: bool) -> None:
+        """Let ``producer`` be paused while the peer is slow; a pull producer is asked whenever there is room."""
+        if self._producer is not None:
+            raise RuntimeError(f"cannot register {producer!r}: {self._producer!r} is registered")
+        if self._state is CLOSED:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        self._streaming = streaming
+        if not streaming:
+            self._watch_wishes()
+        elif self.pending is not None:
+            producer.pauseProducing()  # type: ignore[union-attr]
+
+    def unregisterProducer(self) -> None:
+        """The producer is done."""
+        self._producer = None
+        if self._state is FLUSHING and self.pending is None:
+            self._linger_on()
+        elif self._state is not CLOSED:
+            self._watch_wishes()
+
+    # Writing.
+
+    def hold(self, rest: bytes | memoryview) -> None:
+        """Keep what the kernel refused of a pump's read; the pump goes on when it is gone."""
+        self.pending = bytearray(rest)
+        self._watch_wishes()
+
+    def _push(self, data: bytes) -> None:
+        if self.pending is not None:
+            self.pending += data
+            return
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.lose(error)
+            return
+        if sent != len(data):
+            self.pending = bytearray(memoryview(data)[sent:])
+            self._watch_wishes()
+            if self._feeder is not None:
+                self._feeder.pause()
+            elif self._producer is not None and self._streaming:
+                self._producer.pauseProducing()  # type: ignore[union-attr]
+
+    def _flush(self) -> None:
+        pending = self.pending
+        if pending is not None:
+            try:
+                sent = self.socket.send(pending)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.lose(error)
+                return
+            if sent != len(pending):
+                del pending[:sent]
+                return
+            self.pending = None
+        self._flushed()
+
+    def _flushed(self) -> None:
+        if self._pulling():
+            assert self._producer is not None
+            self._producer.resumeProducing()
+            return
+        self._watch_wishes()
+        if self._state is FLUSHING:
+            self._linger_on()
+        elif self._fin:
+            self._shutdown()
+        elif self._feeder is not None:
+            self._feeder.resume()
+        elif self._producer is not None:
+            self._producer.resumeProducing()
+
+    def _pulling(self) -> bool:
+        return self._producer is not None and not self._streaming
+
+    def _shutdown(self) -> None:
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.lose(error)
+            return
+        if self.eof:
+            self.lose(None)
+
+    # Reading.
+
+    def _read_for_protocol(self) -> None:
+        if not self._reading:
+            return  # paused by an earlier event of the same batch
+        try:
+            count = self.socket.recv_into(BUFFER)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.lose(error)
+            return
+        if count:
+            protocol = self.protocol
+            assert protocol is not None
+            protocol.dataReceived(bytes(VIEW[:count]))
+        else:
+            self._end_of_input()
+
+    def _end_of_input(self) -> None:
+        self.stop_reading()
+        protocol = self.protocol
+        if self._fin and self.pending is None:
+            self.lose(None)
+        elif IHalfCloseableProtocol.providedBy(protocol):
+            protocol.readConnectionLost()  # type: ignore[union-attr]
+        else:
+            self.loseConnection()
+
+    def stop_reading(self) -> None:
+        """The peer's FIN was read: there is nothing more to come."""
+        self.eof = True
+        self._reading = False
+        self._watch_wishes()
+
+    def _discard(self) -> None:
+        try:
+            count = self.socket.recv_into(BUFFER)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.lose(None)
+
+    # The end.
+
+    def _linger_on(self) -> None:
+        self._say_goodbye()
+        if self._state is not FLUSHING:
+            return
+        if self.eof:
+            self.lose(None)
+            return
+        if not self._fin:
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.lose(None)
+                return
+        self._state = LINGERING
+        self.read = self._discard
+        self._reading = True
+        self._watch_wishes()
+        if self._linger is not None:
+            self._linger.cancel()
+        self._linger = self.relay.deadlines.after(LINGER, self._lingered)
+
+    def _say_goodbye(self) -> None:
+        """What a layer on this connection says before the FIN."""
+
+    def _lingered(self) -> None:
+        self.lose(None)
+
+    def lose(self, error: Exception | None, reset: bool = False) -> None:
+        """The connection is gone: ``error`` says how, None for in order. Whoever owns the leg hears it at the end of the batch."""
+        if self._state is CLOSED:
+            return
+        self._state = CLOSED
+        self._watch(0)
+        self.relay.remove(self.fd)
+        if self.home is not None:
+            self.home.live -= 1
+        self.pending = None
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        if reset:
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            except OSError:
+                pass  # the kernel has dropped the connection already
+        self.relay.bury(self.socket)
+        self.relay.later(lambda: self._tell_lost(error))
+
+    def _tell_lost(self, error: Exception | None) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
+        coupling, self.coupling = self.coupling, None
+        protocol, self.protocol = self.protocol, None
+        self._feeder = None
+        # Bound methods of this leg, and of its pump, hold it in a cycle.
+        self.read = _nothing
+        if coupling is not None:
+            coupling.leg_lost(self, error)
+        elif protocol is not None:
+            protocol.connectionLost(DONE if error is None else Failure(error))
+
+    def _socket_error(self) -> OSError | None:
+        number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return OSError(number, "connection failed") if number else None
+
+    # Interest.
+
+    def _watch_wishes(self) -> None:
+        if self._state is CLOSED:
+            return
+        mask = EPOLLIN if self._reading else 0
+        if self.pending is not None or self._pulling():
+            mask |= EPOLLOUT
+        self._watch(mask)
+
+    def _watch(self, mask: int) -> None:
+        known = self._mask
+        if mask == known:
+            return
+        self._mask = mask
+        if not known:
+            self.relay.watch(self.fd, mask)
+        elif mask:
+            self.relay.rewatch(self.fd, mask)
+        else:
+            self.relay.unwatch(self.fd)
+
+
+def _nothing() -> None:
+    """What a closed leg does when it is asked to read."""

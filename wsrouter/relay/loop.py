@@ -1,0 +1,216 @@
+"""The relay loop: one epoll object, registered with the reactor as one reader.
+
+The reactor's price for an event (log context, descriptor bookkeeping, selectable checks) is higher than
+the two system calls that relay a message. So connections do not register with the reactor: they register
+here, and the reactor sees one descriptor that is readable whenever some connection is ready. The relay then
+serves everything that is ready in a tight loop, a bounded number of times, and returns.
+
+Three rules keep this safe:
+
+- A descriptor is closed only at the end of a batch. Its number is free for reuse the moment it is closed,
+  and an event that was fetched before would then reach a stranger.
+- ``connectionLost`` and its kin are called at the end of a batch, never from inside a call that the same
+  protocol made.
+- An exception in one leg ends that leg (and its peer), logged once. Events are level-triggered, so an
+  exception that was only logged would come again for ever.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from wsrouter.relay.deadlines import Deadlines
+
+EPOLLIN = select.EPOLLIN
+EPOLLOUT = select.EPOLLOUT
+
+#: Events fetched at once, and how often, before the reactor gets its turn again.
+BATCH = 64
+ROUNDS = 8
+
+#: TLS handshake steps a turn: one costs as much as about thirty relayed messages.
+HEAVY_STEPS = 24
+
+_log = Logger()
+
+
+class Member(Protocol):
+    """What lives on the relay: a leg, an acceptor, a connection being dialled."""
+
+    #: Called for a plain "readable" event, the hot case.
+    read: Callable[[], None]
+
+    def ready(self, events: int) -> None:
+        """Serve any other mix of events (epoll's bits)."""
+
+    def failed(self, failure: Failure) -> None:
+        """``read`` or ``ready`` raised: end this member, whatever it takes."""
+
+    def abort(self) -> None:
+        """The relay stops: end at once."""
+
+
+@implementer(IReadDescriptor)
+class Relay:
+    """Serves all legs of one process. ``start`` and ``stop`` bound its life; both run in the process that serves."""
+
+    def __init__(self, reactor: IReactorFDSet) -> None:
+        self.reactor = reactor
+        self._clock = cast(IReactorTime, reactor)
+        self.deadlines = Deadlines(self._clock)
+        #: Descriptor -> member.
+        self.members: dict[int, Member] = {}
+        #: What TLS handshakes and the like have cost in this turn; see HEAVY_STEPS.
+        self.heavy = 0
+        self._epoll: select.epoll | None = None
+        self._in_batch = False
+        self._queue: list[Callable[[], None]] = []
+        self._graveyard: list[socket.socket] = []
+        self._wake: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Make the epoll object and join the reactor."""
+        self._epoll = select.epoll()
+        self.reactor.addReader(self)
+
+    def stop(self) -> None:
+        """Abort what is left and leave the reactor."""
+        for member in list(self.members.values()):
+            member.abort()
+        while self._queue or self._graveyard:
+            self._end_batch()
+        self.deadlines.stop()
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if self._epoll is not None:
+            self.reactor.removeReader(self)
+            self._epoll.close()
+            self._epoll = None
+
+    # What members use.
+
+    def add(self, fd: int, member: Member) -> None:
+        """Take in a member; it lives here until ``remove``, watched or not."""
+        self.members[fd] = member
+
+    def remove(self, fd: int) -> None:
+        """Let a member go; its descriptor must not be watched any more."""
+        self.members.pop(fd, None)
+
+    def watch(self, fd: int, events: int) -> None:
+        """Begin to serve ``events`` of a member's descriptor."""
+        assert self._epoll is not None
+        self._epoll.register(fd, events)
+
+    def rewatch(self, fd: int, events: int) -> None:
+        """Change the events of a watched descriptor."""
+        assert self._epoll is not None
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop serving a descriptor. Needed before its close: a duplicate elsewhere would keep the event alive."""
+        assert self._epoll is not None
+        self._epoll.unregister(fd)
+
+    def bury(self, sock: socket.socket) -> None:
+        """Close a socket at the end of the batch."""
+        self._graveyard.append(sock)
+        if not self._in_batch:
+            self._wake_up()
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Run ``call`` at the end of the batch, or as soon as the reactor turns when no batch runs."""
+        self._queue.append(call)
+        if not self._in_batch:
+            self._wake_up()
+
+    def seconds(self) -> float:
+        """The reactor's clock."""
+        return self._clock.seconds()
+
+    # What the reactor uses.
+
+    def fileno(self) -> int:
+        """The epoll object's descriptor: readable when a member is ready."""
+        return -1 if self._epoll is None else self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        """How the reactor names this reader."""
+        return "relay"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor is shutting down, or dropped this reader; nothing to do that ``stop`` does not do."""
+
+    def doRead(self) -> None:
+        """Serve what is ready: at most ROUNDS batches of BATCH events."""
+        epoll = self._epoll
+        if epoll is None:
+            return
+        poll = epoll.poll
+        member_of = self.members.get
+        self.heavy = 0
+        self._in_batch = True
+        try:
+            for _ in range(ROUNDS):
+                events = poll(0, BATCH)
+                for fd, event in events:
+                    member = member_of(fd)
+                    if member is None:
+                        continue
+                    try:
+                        if event == EPOLLIN:
+                            member.read()
+                        else:
+                            member.ready(event)
+                    except Exception:
+                        self._fail(member)
+                if self._queue or self._graveyard:
+                    self._end_batch()
+                    if self._epoll is None:
+                        return
+                if len(events) < 8 or self.heavy > HEAVY_STEPS:
+                    return
+        finally:
+            self._in_batch = False
+
+    def _fail(self, member: Member) -> None:
+        failure = Failure()
+        _log.failure("A connection failed in the router itself and is ended", failure)
+        try:
+            member.failed(failure)
+        except Exception:
+            _log.failure("Ending that connection failed too")
+
+    def _end_batch(self) -> None:
+        # Calls may queue more calls; those run in this same end, so that nothing waits for the next event.
+        while self._queue:
+            queue, self._queue = self._queue, []
+            for call in queue:
+                try:
+                    call()
+                except Exception:
+                    _log.failure("A connection's end was handled badly")
+        graveyard, self._graveyard = self._graveyard, []
+        for sock in graveyard:
+            sock.close()
+
+    def _wake_up(self) -> None:
+        if self._wake is None:
+            self._wake = self._clock.callLater(0, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None
+        self._in_batch = True
+        try:
+            self._end_batch()
+        finally:
+            self._in_batch = False

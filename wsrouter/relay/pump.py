@@ -1,0 +1,188 @@
+"""One direction of a coupling: what it reads from its source leg it writes to its sink leg at once.
+
+This is the hot path of the router: everything a relayed message costs beyond the kernel's work happens in
+``run``. It reads into one buffer that the whole process shares, lets the frame walker look at the frame
+headers (a ``FramePump`` only), and sends. When the kernel refuses a part, the sink keeps that part and the
+pump stops reading until it is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from wsrouter.relay.leg import BUFFER, VIEW, Coupled, Leg
+from wsrouter.wire.frames import FrameWalker
+
+
+class Coupling(Coupled, Protocol):
+    """What owns two pumps: a tunnel, a session."""
+
+    def source_ended(self, pump: Pump) -> None:
+        """The pump's source sent its FIN; all that came before it has been passed on or is pending."""
+
+    def frames_event(self, pump: FramePump) -> None:
+        """A Close frame or a violation was met; what came before it has been passed on."""
+
+
+class Pump:
+    """Relays bytes as they are."""
+
+    __slots__ = ("_receive", "_send", "bytes", "coupling", "paused", "sink", "source")
+
+    def __init__(self, coupling: Coupling, source: Leg, sink: Leg) -> None:
+        self.coupling = coupling
+        self.source = source
+        #: None once nothing more is wanted by the sink.
+        self.sink: Leg | None = sink
+        #: Bytes read from the source so far.
+        self.bytes = 0
+        self.paused = False
+        self._receive: Callable[[bytearray], int] = source.receiver()
+        self._send: Callable[[memoryview], int] = sink.sender()
+
+    def run(self) -> None:
+        """The source is readable."""
+        if self.paused:
+            return  # by an earlier event of the same batch
+        try:
+            count = self._receive(BUFFER)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.source.lose(error)
+            return
+        if not count:
+            self.source.stop_reading()
+            self.coupling.source_ended(self)
+            return
+        self.bytes += count
+        self._pass_on(VIEW[:count])
+
+    def inject(self, data: bytes) -> None:
+        """Pass on bytes that were read from the source before the coupling."""
+        self.bytes += len(data)
+        self._pass_on(memoryview(data))
+
+    def _pass_on(self, view: memoryview) -> None:
+        sink = self.sink
+        if sink is None:
+            return  # diverted
+        if sink.pending is not None:
+            sink.write(bytes(view))
+            self.pause()
+            return
+        try:
+            sent = self._send(view)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            sink.lose(error)
+            return
+        if sent != len(view):
+            if sent >= 0:
+                sink.hold(view[sent:])
+            self.pause()
+
+    def pause(self) -> None:
+        """The sink is congested: stop reading the source."""
+        if not self.paused:
+            self.paused = True
+            self.source.pauseProducing()
+
+    def resume(self) -> None:
+        """The sink has room again."""
+        if self.paused:
+            self.paused = False
+            self.source.resumeProducing()
+
+
+class FramePump(Pump):
+    """Relays RFC 6455 frames and knows where they begin and end."""
+
+    __slots__ = ("_walk", "walker")
+
+    def __init__(self, coupling: Coupling, source: Leg, sink: Leg, walker: FrameWalker) -> None:
+        super().__init__(coupling, source, sink)
+        self.walker = walker
+        self._walk = walker.walk
+
+    def run(self) -> None:
+        """The source is readable. This repeats ``Pump.run`` with the walker in it, because calls cost here."""
+        if self.paused:
+            return
+        try:
+            count = self._receive(BUFFER)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.source.lose(error)
+            return
+        if not count:
+            self.source.stop_reading()
+            self.coupling.source_ended(self)
+            return
+        walker = self.walker
+        self.bytes += count
+        if walker.held:
+            self._walk_bytes(walker.held + BUFFER[:count])
+            return
+        end = self._walk(BUFFER, count)
+        if end:
+            try:
+                sent = self._send(VIEW[:end])
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                if self.sink is not None:
+                    self.sink.lose(error)
+                return
+            if sent != end:
+                if sent >= 0 and self.sink is not None:
+                    self.sink.hold(VIEW[sent:end])
+                self.pause()
+        if walker.event:
+            self.coupling.frames_event(self)
+
+    def inject(self, data: bytes) -> None:
+        """Walk and pass on bytes that were read from the source before the coupling."""
+        self.bytes += len(data)
+        self._walk_bytes(self.walker.held + data)
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether what the sink was given so far ends with a whole frame, so that a frame may be put in."""
+        return not self.walker.skip
+
+    def stop_at_boundary(self) -> None:
+        """Pass on the rest of the frame under way, then report a ``frames_event`` and drop what follows.
+
+        Call it only when the pump is not at a boundary.
+        """
+        self._walk = self._walk_to_boundary
+
+    def divert(self) -> None:
+        """Give the sink nothing more; frames are still walked, to see the source's Close."""
+        self._walk = self.walker.walk
+        self._send = len
+        self.sink = None
+        self.resume()
+
+    def _walk_to_boundary(self, data: bytes | bytearray, count: int) -> int:
+        walker = self.walker
+        skip = walker.skip
+        if count < skip:
+            return walker.walk(data, count)
+        walker.walk(data, skip)
+        self._walk = walker.walk
+        if count > skip:
+            walker.walk(data[skip:count], count - skip)
+        walker.event = True
+        return skip
+
+    def _walk_bytes(self, data: bytes | bytearray) -> None:
+        end = self._walk(data, len(data))
+        if end:
+            self._pass_on(memoryview(data)[:end])
+        if self.walker.event:
+            self.coupling.frames_event(self)

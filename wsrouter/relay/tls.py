@@ -1,0 +1,274 @@
+"""A leg with TLS on it: OpenSSL over memory BIOs, from the first byte of the handshake.
+
+The context is chosen before the handshake (on a client leg from the sniffed server name), so nothing is
+switched inside OpenSSL's callbacks. Bytes that OpenSSL has decrypted, or that lie in the incoming BIO, raise no event:
+a read therefore goes on until OpenSSL wants more, and a leg that is resumed drains OpenSSL first.
+
+TLS has no half-close here: the end of writing is a close_notify and the end of the leg.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.error import ConnectionLost
+from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, OPEN, VIEW, Coupled, Leg
+from wsrouter.relay.loop import Relay
+
+if TYPE_CHECKING:
+    from wsrouter.relay.pump import Pump
+
+#: Ciphertext is read in pieces of two records: a BIO keeps the room that it once needed.
+_CIPHER = bytearray(33 * 1024)
+_CIPHER_VIEW = memoryview(_CIPHER)
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong in a handshake, in few words, for the log: ``certificate verify failed: ...``."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate does not verify: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return str(error.reason).replace("_", " ").lower()
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+class TlsLeg(Leg):
+    """A connection with TLS. Made on a connected socket; ``handshake`` comes first, then ``attach`` or ``couple``."""
+
+    __slots__ = ("_buffered", "_done", "_failed", "_incoming", "_outgoing", "_outward", "_plain_read", "tls")
+
+    def __init__(
+        self,
+        relay: Relay,
+        sock: socket.socket,
+        peername: object,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+    ) -> None:
+        super().__init__(relay, sock, peername)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        #: The TLS object: its version, cipher, ALPN choice and peer certificate can be asked for.
+        self.tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self._plain_read = self.tls.read
+        self._buffered = False
+        self._done: Callable[[], None] | None = None
+        self._failed: Callable[[str], None] | None = None
+        self._outward: Pump | None = None
+
+    def handshake(self, done: Callable[[], None], failed: Callable[[str], None], prefetch: bytes = b"") -> None:
+        """Do the handshake, ``prefetch`` being what was read of it already.
+
+        Either ``done`` is called, and the leg can be attached or coupled; or ``failed`` with the reason, and the leg
+        ends by itself (the peer gets the alert). Neither is called after ``abortConnection``.
+        """
+        self._done, self._failed = done, failed
+        self.read = self._read_handshake
+        if prefetch:
+            self._incoming.write(prefetch)
+        self._reading = True
+        self._watch_wishes()
+        self._step()
+
+    # Handshake.
+
+    def _read_handshake(self) -> None:
+        try:
+            count = self.socket.recv_into(_CIPHER)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        if count:
+            self._incoming.write(_CIPHER_VIEW[:count])
+        else:
+            self._incoming.write_eof()
+            self.eof = True
+        self._step()
+
+    def _step(self) -> None:
+        self.relay.heavy += 1
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush_outgoing()
+            return
+        except OSError as error:
+            self._flush_outgoing()
+            self._fail(error)
+            return
+        self._flush_outgoing()
+        if self._state is not OPEN:
+            return
+        done, self._done, self._failed = self._done, None, None
+        self._reading = False
+        self._watch_wishes()
+        # Application data may have come with the last flight.
+        self._buffered = self._incoming.pending > 0
+        assert done is not None
+        done()
+
+    def _fail(self, error: Exception) -> None:
+        failed, self._done, self._failed = self._failed, None, None
+        if failed is not None:
+            failed(reason_of(error))
+        if self._state is OPEN:
+            super().loseConnection()
+
+    def abortConnection(self) -> None:
+        """See Leg.abortConnection; a handshake that runs is forgotten."""
+        self._done = self._failed = None
+        super().abortConnection()
+
+    def _tell_lost(self, error: Exception | None) -> None:
+        failed, self._done, self._failed = self._failed, None, None
+        self._outward = None
+        super()._tell_lost(error)
+        if failed is not None:
+            failed(reason_of(error or ConnectionLost()))
+
+    # Joining.
+
+    def couple(self, coupling: Coupled, outward: Pump, inward: Pump) -> None:
+        """See Leg.couple."""
+        super().couple(coupling, outward, inward)
+        self._outward = outward
+        self.read = self._read_for_pump
+        self._drain_later()
+
+    def receiver(self) -> Callable[[bytearray], int]:
+        """See Leg.receiver."""
+        return self._receive
+
+    def sender(self) -> Callable[[memoryview], int]:
+        """See Leg.sender."""
+        return self._transmit
+
+    # Reading.
+
+    def _receive(self, buffer: bytearray) -> int:
+        if not self._buffered:
+            count = self.socket.recv_into(_CIPHER)
+            if count:
+                self._incoming.write(_CIPHER_VIEW[:count])
+            else:
+                self._incoming.write_eof()
+        try:
+            size = self._plain_read(BUFFER_SIZE, buffer)
+        except ssl.SSLWantReadError:
+            self._buffered = False
+            if self._outgoing.pending:
+                self._flush_outgoing()
+            raise BlockingIOError from None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            self._buffered = False
+            return 0
+        except ssl.SSLError:
+            self._buffered = False
+            self._flush_outgoing()  # the alert
+            raise
+        self._buffered = self._incoming.pending > 0 or self.tls.pending() > 0
+        if self._outgoing.pending:
+            self._flush_outgoing()
+        return size  # type: ignore[return-value]
+
+    def _read_for_pump(self) -> None:
+        pump = self._outward
+        while pump is not None:
+            pump.run()
+            if not self._buffered or pump.paused:
+                return
+            pump = self._outward
+
+    def _read_for_protocol(self) -> None:
+        while self._reading and self.coupling is None:
+            try:
+                count = self._receive(BUFFER)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.lose(error)
+                return
+            if not count:
+                self._end_of_input()
+                return
+            protocol = self.protocol
+            assert protocol is not None
+            protocol.dataReceived(bytes(VIEW[:count]))
+            if not self._buffered:
+                return
+
+    def resumeProducing(self) -> None:
+        """Read on; what OpenSSL holds comes first, and raises no event of its own."""
+        super().resumeProducing()
+        self._drain_later()
+
+    def _drain_later(self) -> None:
+        if self._buffered and self._state is OPEN:
+            self.relay.later(self._drain)
+
+    def _drain(self) -> None:
+        if self._buffered and self._reading and self._state is OPEN:
+            self.read()
+
+    # Writing.
+
+    def write(self, data: bytes) -> None:
+        """See Leg.write."""
+        if self._state is OPEN and not self._fin and data:
+            try:
+                self._encrypt(memoryview(data))
+            except OSError as error:
+                self.lose(error)
+                return
+            self._push(self._outgoing.read())
+
+    def finish_writing(self) -> None:
+        """There is no half-close in TLS here: this is the end of the leg."""
+        self.loseConnection()
+
+    def _transmit(self, data: memoryview) -> int:
+        self._encrypt(data)
+        records = self._outgoing.read()
+        try:
+            sent = self.socket.send(records)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(records):
+            self.hold(memoryview(records)[sent:])
+            return -1
+        return len(data)
+
+    def _encrypt(self, data: memoryview) -> None:
+        # Partial writes are on in the standard library's contexts: one call takes one record.
+        written = self.tls.write(data)
+        while written < len(data):
+            data = data[written:]
+            written = self.tls.write(data)
+
+    def _flush_outgoing(self) -> None:
+        if self._outgoing.pending and self._state is OPEN:
+            self._push(self._outgoing.read())
+
+    # The end.
+
+    def _say_goodbye(self) -> None:
+        try:
+            self.tls.unwrap()
+        except OSError:
+            pass  # close_notify lies in the BIO; the peer's own is not waited for
+        if self._outgoing.pending:
+            try:
+                self.socket.send(self._outgoing.read())
+            except OSError:
+                pass  # congested or gone: then the peer sees the FIN alone

@@ -1,0 +1,231 @@
+"""The configuration, running: builds every part from its values and owns their life.
+
+``prepare`` reads everything that the configuration names (certificates, CA files) and binds nothing, so it also serves ``--check``.
+``privilegedStartService`` binds the ports, before privileges are dropped; ``startService`` runs in the process that serves.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.logger import Logger
+
+from wsrouter.backends.discovery import Discovery
+from wsrouter.backends.pool import BackendPool
+from wsrouter.config.values import Accept, Config, Listener
+from wsrouter.demo.backends import EchoService
+from wsrouter.demo.certificates import DemoCertificates
+from wsrouter.errors import ConfigError
+from wsrouter.layer4.tunnel import Layer4
+from wsrouter.layer7.plain import maker_for
+from wsrouter.layer7.proxy import HttpProxy
+from wsrouter.layer7.site import HeaderRules, Site
+from wsrouter.layer7.termination import CertificateStore
+from wsrouter.listener import Listener as RunningListener
+from wsrouter.live.idle import IdleSweeper
+from wsrouter.live.registry import Registry
+from wsrouter.ops.access_log import AccessLog
+from wsrouter.ops.drain import Drain
+from wsrouter.policy.routing import RouteTable
+from wsrouter.policy.tunnels import TunnelTable
+from wsrouter.relay.loop import Relay
+
+_log = Logger()
+
+
+class RouterService(Service):
+    """The router as one Twisted service. ``reactor`` is the process's reactor (epoll)."""
+
+    name = "wsrouter"
+
+    def __init__(self, reactor: Any, config: Config) -> None:
+        self.reactor = reactor
+        self.config = config
+        self.relay = Relay(reactor)
+        self.registry = Registry()
+        self.sweeper = IdleSweeper(reactor)
+        self.discovery = Discovery(
+            reactor, reactor, [backend for pool in config.pools for backend in pool.backends]
+        )
+        self.listeners: list[RunningListener] = []
+        self._proxies: dict[str, HttpProxy] = {}
+        self._demo: DemoCertificates | None = None
+        self._echoes: list[EchoService] = []
+        self._access_log: AccessLog | None = None
+        self._drain: Drain | None = None
+        self._bound = False
+
+    # Building.
+
+    def prepare(self) -> None:
+        """Build all parts. Raises ConfigError for files that cannot be used, all of them at once."""
+        config = self.config
+        faults: list[str] = []
+        self._demo = self._demo_certificates()
+        keepalive = min((one.tcp_keepalive for one in config.listeners if one.tcp_keepalive), default=None)
+        pools: dict[str, BackendPool] = {}
+        for pool in config.pools:
+            try:
+                pools[pool.name] = BackendPool(self.relay, pool, self.discovery, keepalive)
+            except ConfigError as error:
+                faults += error.faults
+        stores: dict[str, CertificateStore | None] = {}
+        for listener in config.listeners:
+            try:
+                stores[listener.name] = self._store(listener)
+            except ConfigError as error:
+                faults += error.faults
+        if faults:
+            raise ConfigError([f"{config.file}: {fault}" for fault in faults])
+        self.pools = pools
+        self.layer4 = Layer4(self.relay, self.registry, pools, self.sweeper)
+        rules = {route.name: HeaderRules.of(route) for route in config.routes}
+        self._proxies = {
+            route.pool: self._proxy(pools[route.pool])
+            for route in config.routes
+            if route.pool is not None and route.accept is not Accept.WEBSOCKET
+        }
+        self.site = Site(
+            self.relay,
+            self.registry,
+            self.sweeper,
+            pools,
+            RouteTable(config.routes),
+            rules,
+            {
+                route.name: maker_for(route, rules[route.name], self._proxies)
+                for route in config.routes
+                if route.pool is None or route.accept is not Accept.WEBSOCKET
+            },
+            config.router.log_query,
+        )
+        tunnels = TunnelTable(config.tunnels)
+        self.listeners = [
+            RunningListener(listener, stores[listener.name], tunnels, self.layer4, self.site)
+            for listener in config.listeners
+        ]
+        self._echoes = [
+            EchoService(
+                self.reactor,
+                echo,
+                None
+                if echo.demo_certificate is None or self._demo is None
+                else self._demo.file_for(echo.demo_certificate),
+            )
+            for echo in config.echoes
+        ]
+        if config.router.access_log is not None:
+            file = config.router.access_log
+            self._access_log = AccessLog(
+                self.reactor, config.router.log, file if isinstance(file, Path) else None
+            )
+            self.registry.observers.append(self._access_log)
+
+    def _proxy(self, pool: BackendPool) -> HttpProxy:
+        return HttpProxy(
+            self.reactor, pool.config, pool.pick, pool.endpoint, self.relay.deadlines, pool.take, pool.give_back
+        )
+
+    def _demo_certificates(self) -> DemoCertificates | None:
+        names = [name for listener in self.config.listeners for name in listener.demo_certificates]
+        names += [echo.demo_certificate for echo in self.config.echoes if echo.demo_certificate is not None]
+        return DemoCertificates.load(sorted(set(names)), now=datetime.now(UTC)) if names else None
+
+    def _store(self, listener: Listener) -> CertificateStore | None:
+        extra: Sequence[Path] = ()
+        if self._demo is not None:
+            extra = [self._demo.file_for(name) for name in listener.demo_certificates]
+        if not (listener.certificates or listener.default_certificate or extra or self.config.certificates):
+            return None
+        store = CertificateStore.load(listener, self.config.certificates, extra)
+        for warning in store.warnings:
+            _log.warn("{warning}", warning=warning)
+        return store
+
+    # Life.
+
+    def privilegedStartService(self) -> None:
+        """Bind all ports. Raises RouterError with one line that says which one cannot be bound, and why."""
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        self._bind()
+
+    def _bind(self) -> None:
+        if self._bound:
+            return
+        for listener in self.listeners:
+            listener.bind(self.reactor)
+        for echo in self._echoes:
+            echo.privilegedStartService()
+        self._bound = True
+
+    def startService(self) -> None:
+        """Serve."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._bind()
+        if self._access_log is not None:
+            self._access_log.open()
+        self.relay.start()
+        self.discovery.start()
+        for echo in self._echoes:
+            echo.startService()
+        for listener in self.listeners:
+            listener.start()
+            _log.info("listener {name}: listening on {address}", name=listener.name, address=listener.address)
+
+    def stopService(self) -> Deferred[None]:
+        """End at once: what a drain left is cut."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._drain is not None:
+            self._drain.cancel()
+        waiting = [maybeDeferred(listener.stop) for listener in self.listeners]
+        waiting += [maybeDeferred(proxy.stop) for proxy in self._proxies.values()]
+        waiting += [maybeDeferred(echo.stopService) for echo in self._echoes]
+        for entry in list(self.registry.entries.values()):
+            entry.abort()
+        self.relay.stop()
+        self.discovery.stop()
+        self.sweeper.stop()
+        if self._access_log is not None:
+            self._access_log.close()
+        if self._demo is not None:
+            self._demo.cleanup()
+        return DeferredList(waiting).addCallback(lambda _: None)
+
+    # Signals.
+
+    def handle_signals(self) -> None:
+        """Take SIGTERM and SIGINT: the first drains, the second ends at once. Call it once the reactor runs.
+
+        twistd's own handler would raise the signal again after the reactor has stopped, and so spoil the exit status.
+        """
+
+        def received(number: int, frame: FrameType | None) -> None:
+            self.reactor.callFromThread(self.shut_down, signal.Signals(number).name)
+
+        signal.signal(signal.SIGTERM, received)
+        signal.signal(signal.SIGINT, received)
+
+    def shut_down(self, why: str) -> None:
+        """Drain, then stop the reactor; called again, stop it now."""
+        if self._drain is not None:
+            _log.info("{why} again: ending at once", why=why)
+            self._drain.cancel()
+            return
+        _log.info("{why}: no new connections, draining", why=why)
+        for listener in self.listeners:
+            listener.stop()
+        site = self.site
+        site.draining = True
+        self._drain = Drain(
+            self.reactor, self.registry, lambda: len(site.fronts), self.config.router.drain, self.reactor.stop
+        )
+        for front in list(site.fronts):
+            front.drain()
+        self._drain.start()

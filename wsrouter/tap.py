@@ -1,0 +1,80 @@
+"""What ``twistd wsrouter`` takes on its command line, and the service that it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from wsrouter import __version__
+from wsrouter.config.reader import read
+from wsrouter.config.values import Config
+from wsrouter.errors import ConfigError
+from wsrouter.service import RouterService
+
+
+class Options(usage.Options):
+    """The command line. ``config`` holds the frozen configuration once it was parsed."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Routes WebSockets (and TLS, HTTP and other TCP) from one port to pools of backends, as an INI file says. "
+        "SIGTERM ends live sessions politely; a second one ends at once. Try: twistd -n wsrouter --config etc/router.ini"
+    )
+    optParameters = [
+        ["config", "c", None, "The configuration file (INI). etc/router.ini is one that explains itself."],
+    ]
+    optFlags = [
+        ["check", None, "Read the configuration and every file it names, say what is wrong, and exit."],
+    ]
+    compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.ini")})
+
+    configuration: Config
+
+    def opt_version(self) -> NoReturn:
+        """Show the version of wsrouter and exit."""
+        print(f"wsrouter {__version__}")
+        sys.exit(0)
+
+    def postOptions(self) -> None:
+        """Read the configuration; faults go to standard error, one line each, and end the program with status 1."""
+        if self["config"] is None:
+            _leave(["wsrouter: --config FILE is needed (etc/router.ini in the project is a start)"])
+        try:
+            self.configuration = read(Path(self["config"]))
+            if self["check"]:
+                RouterService(_reactor(), self.configuration).prepare()
+        except ConfigError as error:
+            _leave(error.faults)
+        if self["check"]:
+            print(f"{self['config']}: the configuration is good")
+            sys.exit(0)
+
+
+def makeService(options: Options) -> IService:
+    """Build the service; nothing is bound yet. Called by twistd, before it daemonises."""
+    if not sys.platform.startswith("linux"):
+        _leave([f"wsrouter: needs Linux (epoll); this is {sys.platform}"])
+    reactor = _reactor()
+    service = RouterService(reactor, options.configuration)
+    try:
+        service.prepare()
+    except ConfigError as error:
+        _leave(error.faults)
+    reactor.callWhenRunning(service.handle_signals)
+    return service
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor  # noqa: PLC0415, TID251
+
+    return reactor
+
+
+def _leave(lines: list[str]) -> NoReturn:
+    for line in lines:
+        print(line, file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,203 @@
+"""What of a head goes on to the other side (RFC 9110 7.6, RFC 7239).
+
+End-to-end fields pass byte for byte, in order, with their names as written. Hop-by-hop fields end here, and
+so does whatever Connection names, except the fields that carry the handshake, the Host, and what the router
+itself adds: a client must not be able to talk those away.
+
+No client is trusted. ``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``Forwarded`` are the router's own; what a
+client sends under these names, as any other ``X-Forwarded-`` field or as ``X-Real-IP`` is dropped. Backends of the
+CGI family read ``X_Forwarded_For`` as the same name, so names are compared with hyphens for underscores.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from wsrouter.wire.head import Field, RequestHead, ResponseHead, tokens
+from wsrouter.wire.opening import Accepted, Upgrade
+
+#: A field as it is written: name and value.
+Pair: TypeAlias = tuple[bytes, bytes]
+
+_HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+_FRAMING = _HOP_BY_HOP | {b"content-length"}
+_NOT_TO_BACKENDS = _FRAMING | {b"expect", b"http2-settings", b"forwarded", b"x-real-ip"}
+_NOT_WITH_UPGRADE = _NOT_TO_BACKENDS | {b"sec-websocket-extensions"}
+_SPOOFED = b"x-forwarded-"
+#: What Connection cannot remove, with the fields of the handshake.
+_KEPT = frozenset((b"host", b"content-length"))
+_HANDSHAKE = b"sec-websocket-"
+
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}|[{}]")
+#: C0 controls but HTAB, and DEL: none may stand in a field's value.
+_CONTROLS = dict.fromkeys([*range(9), *range(10, 32), 127])
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFacts:
+    """What the router knows of a client and tells backends."""
+
+    #: The address as text; empty for a client without one (a unix socket).
+    ip: str
+    port: int
+    scheme: Literal["http", "https"]
+    #: The authority that the client asked for, as it came: ``RequestHead.host``.
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A compiled template; ``compile_template`` makes it."""
+
+    #: Texts and names in turns, a text first and last.
+    parts: tuple[str, ...]
+
+    def fill(self, fields: Mapping[str, str]) -> bytes:
+        """The text in UTF-8 with every placeholder filled in; control characters of the values are left out.
+
+        ``fields`` holds every name that the template uses, else KeyError is raised; what is unknown is empty.
+        """
+        if len(self.parts) == 1:
+            return self.parts[0].encode()
+        filled = [fields[part].translate(_CONTROLS) if index % 2 else part for index, part in enumerate(self.parts)]
+        return "".join(filled).encode("utf-8", "replace")
+
+
+@functools.cache
+def compile_template(template: str) -> Template:
+    """A template as ``set_header`` writes it: ``{name}`` is a placeholder, ``{{`` and ``}}`` are braces.
+
+    Raises ValueError for a lone brace. Templates come from the configuration: there are few, and each is
+    compiled once.
+    """
+    parts = [""]
+    end = 0
+    for found in _PLACEHOLDER.finditer(template):
+        parts[-1] += template[end : found.start()]
+        end = found.end()
+        if found[1] is not None:
+            parts += [found[1], ""]
+        elif len(found[0]) == 2:
+            parts[-1] += found[0][0]
+        else:
+            raise ValueError(f"a lone {found[0]!r} at offset {found.start()} of the template {template!r}")
+    parts[-1] += template[end:]
+    return Template(tuple(parts))
+
+
+def fill(template: str, fields: Mapping[str, str]) -> bytes:
+    """``template`` with its placeholders filled in from ``fields``; see ``Template.fill``."""
+    return compile_template(template).fill(fields)
+
+
+def upgrade_head(
+    head: RequestHead,
+    upgrade: Upgrade,
+    forward_target: bytes,
+    client: ClientFacts,
+    set_headers: Sequence[Pair],
+) -> bytes:
+    """The whole head of an opening handshake for a backend, with the client's own key and subprotocols.
+
+    ``forward_target`` comes from ``Target.forward``. ``set_headers`` replace fields of the same name, the
+    router's own included; an empty value removes. They cannot touch hop-by-hop fields, nor take Host away.
+    """
+    pairs = _request_pairs(head, client, set_headers, _NOT_WITH_UPGRADE)
+    if upgrade.extensions and not any(name.lower() == b"sec-websocket-extensions" for name, _ in set_headers):
+        pairs.append((b"Sec-WebSocket-Extensions", b", ".join(upgrade.extensions)))
+    return b"GET %b HTTP/1.1\r\n%b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" % (
+        forward_target,
+        b"\r\n".join([b": ".join(pair) for pair in pairs]),
+    )
+
+
+def plain_fields(head: RequestHead, client: ClientFacts, set_headers: Sequence[Pair]) -> list[Pair]:
+    """The fields of a plain request for a backend, by the rules of ``upgrade_head``.
+
+    Framing is the HTTP client's: there is no Content-Length, Transfer-Encoding, Connection or Expect.
+    """
+    return _request_pairs(head, client, set_headers, _NOT_TO_BACKENDS)
+
+
+def response_fields(fields: Iterable[Field]) -> list[Pair]:
+    """The end-to-end fields of a backend's answer, Content-Length included (``ResponseHead.fields``)."""
+    fields = list(fields)
+    named = tokens([value for lower, _, value in fields if lower == b"connection"])
+    dropped = _HOP_BY_HOP | _named(named)
+    return [(name, value) for lower, name, value in fields if lower not in dropped]
+
+
+def client_answer(response: ResponseHead, accepted: Accepted) -> bytes:
+    """A backend's verified 101 as the client gets it; ``accepted`` is what ``verify_answer`` made of it.
+
+    Everything end-to-end passes as the backend wrote it, cookies and the handshake's fields included.
+    """
+    dropped = _FRAMING | _named(response.connection)
+    if not accepted.deflate:
+        # An empty list of extensions grants nothing, but some clients choke on it.
+        dropped |= {b"sec-websocket-extensions"}
+    lines = [b"%b: %b\r\n" % (name, value) for lower, name, value in response.fields if lower not in dropped]
+    return b"HTTP/1.1 101 %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%b\r\n" % (
+        response.reason or b"Switching Protocols",
+        b"".join(lines),
+    )
+
+
+def _request_pairs(
+    head: RequestHead, client: ClientFacts, set_headers: Sequence[Pair], dropped: frozenset[bytes]
+) -> list[Pair]:
+    if head.connection != (b"upgrade",):
+        dropped |= _named(head.connection)
+    ours = _forwarded(client)
+    if set_headers:
+        # HTTP/1.1 needs a Host: it can be replaced, not removed.
+        names = {lower for name, value in set_headers if (lower := name.lower()) != b"host" or value}
+        dropped |= {name.replace(b"_", b"-") for name in names}
+        ours = [pair for pair in ours if pair[0].lower() not in names]
+        ours += [pair for pair in set_headers if pair[1] and pair[0].lower() not in _FRAMING]
+    together = b" ".join(head.values)
+    if _SPOOFED in together or b"_" in together:
+        dropped |= {name for name in head.values if _is_spoofed(name, dropped)}
+    pairs = [(name, value) for lower, name, value in head.fields if lower not in dropped]
+    if not head.target.startswith(b"/"):
+        # An absolute-form target overrules the Host field (RFC 9112 3.2.2).
+        pairs = [(name, head.host.encode() if name.lower() == b"host" else value) for name, value in pairs]
+    pairs += ours
+    return pairs
+
+
+def _is_spoofed(lower: bytes, dropped: frozenset[bytes]) -> bool:
+    """Whether a name stands for one that only the router may use, as backends may read it."""
+    read_as = lower.replace(b"_", b"-")
+    return read_as in dropped or read_as.startswith(_SPOOFED)
+
+
+def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
+    """The fields that Connection makes hop-by-hop, but for those that it must not."""
+    return frozenset([name for name in connection if name not in _KEPT and not name.startswith(_HANDSHAKE)])
+
+
+def _forwarded(client: ClientFacts) -> list[Pair]:
+    """The router's own fields about a client (RFC 7239 4, 6); what is not known is left out."""
+    ip, host = client.ip, client.host.encode()
+    scheme = client.scheme.encode()
+    pairs = [(b"X-Forwarded-Proto", scheme)]
+    if not ip:
+        node = b"unknown"
+    else:
+        pairs.append((b"X-Forwarded-For", ip.encode()))
+        node = b'"[%b]"' % ip.encode() if ":" in ip else ip.encode()
+    if host:
+        pairs.append((b"X-Forwarded-Host", host))
+        # What an authority may hold is a token, but for the colon and brackets of a port or an IPv6 address.
+        quoted = b'"%b"' % host if b":" in host else host
+        pairs.append((b"Forwarded", b"for=%b;host=%b;proto=%b" % (node, quoted, scheme)))
+    else:
+        pairs.append((b"Forwarded", b"for=%b;proto=%b" % (node, scheme)))
+    return pairs

@@ -1,0 +1,257 @@
+"""Walks the frames of one direction of a relayed session without touching their payload (RFC 6455 5).
+
+Every read of every relayed session passes here, and nearly every read is one small message in one frame. So ``walk``
+asks for exactly that first: two table lookups and one comparison. Only what is not that goes to ``_walk_frames``.
+
+What a first byte means depends on the state (a message may begin, or must go on). Each state is a table of 256 kinds,
+and a change of state is a change of table: there is no condition left to test for each frame. The end, after a Close
+or a violation, is a state like the others, in which every byte is refused.
+
+A second table, one for each direction, gives a frame's whole size for its second byte, where that byte alone tells it.
+"""
+
+from __future__ import annotations
+
+from wsrouter.errors import FrameError
+from wsrouter.wire.close import CONTROL_LIMIT, PROTOCOL_ERROR, apply_mask, parse_close
+
+# Kinds of first bytes. Tuples of ints, because CPython indexes them faster than bytes.
+_WHOLE = 0  # a message in one frame
+_LAST = 1  # the final continuation
+_FIRST = 2  # the first of several fragments
+_MORE = 3  # a continuation that is not the final one
+_CONTROL = 4  # ping or pong
+_CLOSE = 5
+_REFUSED = 6
+
+_CLOSE_BYTE = 0x88
+_OPCODES = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
+
+# Sizes for second bytes that do not tell the size.
+_LONG = 0
+_MISMASKED = -1
+
+
+def _kinds(special: dict[int, int]) -> tuple[int, ...]:
+    known = {_CLOSE_BYTE: _CLOSE, 0x89: _CONTROL, 0x8A: _CONTROL, **special}
+    return tuple(known.get(byte, _REFUSED) for byte in range(256))
+
+
+def _sizes(masked: bool) -> tuple[int, ...]:
+    overhead = 6 if masked else 2
+    own = [overhead + length for length in range(126)] + [_LONG, _LONG]
+    other = [_MISMASKED] * 128
+    return tuple(other + own if masked else own + other)
+
+
+_FRESH_PLAIN = _kinds({0x81: _WHOLE, 0x82: _WHOLE, 0x01: _FIRST, 0x02: _FIRST})
+_FRESH_DEFLATE = _kinds(
+    {byte | rsv1: kind for byte, kind in enumerate(_FRESH_PLAIN) if kind in (_WHOLE, _FIRST) for rsv1 in (0, 0x40)}
+)
+_FRAGMENTED = _kinds({0x80: _LAST, 0x00: _MORE})
+_ENDED = (_REFUSED,) * 256
+
+_SIZES_MASKED = _sizes(True)
+_SIZES_PLAIN = _sizes(False)
+
+
+class FrameWalker:
+    """Judges and counts the frames of one direction of one session.
+
+    ``masked`` is True for client to backend, where every frame must be masked, False for backend to client, where none
+    may be (RFC 6455 5.1). ``deflate`` says that permessage-deflate was negotiated: RSV1 may then be set on the first
+    frame of a data message, and only there (RFC 7692 6).
+
+    Readable at any time, and but for ``event`` written by nobody else:
+
+    - ``messages``: data messages, counted when the whole header of their final frame is here;
+    - ``control``: pings and pongs, counted when they are whole;
+    - ``skip``: payload bytes of the current frame that are still to come; 0 means that what was passed on so far ends
+      at a frame boundary, so another frame may be put in;
+    - ``fragmented``: True between the first and the final frame of a message;
+    - ``held``: bytes that the last ``walk`` kept back, at most 130;
+    - ``close``: code and reason of the Close frame, once one has been seen;
+    - ``violation``: what rule was broken, with the close code that says so;
+    - ``event``: True once ``close`` or ``violation`` is set. The walker never reads it, so a caller who must stop for a
+      reason of its own may set it, or set it back.
+    """
+
+    __slots__ = (
+        "_deflate",
+        "_fresh",
+        "_key",
+        "_kinds",
+        "_others",
+        "_sizes",
+        "close",
+        "control",
+        "event",
+        "fragmented",
+        "held",
+        "messages",
+        "skip",
+        "violation",
+    )
+
+    def __init__(self, masked: bool, deflate: bool = False) -> None:
+        self._deflate = deflate
+        self._fresh = _FRESH_DEFLATE if deflate else _FRESH_PLAIN
+        self._kinds = self._fresh
+        self._sizes = _SIZES_MASKED if masked else _SIZES_PLAIN
+        self._key = 4 if masked else 0
+        self._others = 0
+        self.messages = 0
+        self.control = 0
+        self.skip = 0
+        self.fragmented = False
+        self.held = b""
+        self.close: tuple[int, str] | None = None
+        self.violation: FrameError | None = None
+        self.event = False
+
+    @property
+    def frames(self) -> int:
+        """All frames that were passed on, at least their header; one that broke a rule does not count."""
+        return self.messages + self._others
+
+    def walk(self, buf: bytes | bytearray | memoryview, end: int) -> int:
+        """Return how many of the bytes ``buf[0:end]`` may be passed on now; never raises for what a peer sent.
+
+        The caller puts ``held`` in front of the new bytes when it is not empty. The rest behind the returned position
+        is in ``held`` (an unfinished header, or an unfinished control frame: those are judged whole), or is to be
+        dropped, if ``event`` is set: it lies behind a Close frame (RFC 6455 5.5.1), or it breaks a rule. After that
+        every call returns 0. So one check follows each call: ``if passed != end or walker.event``.
+        """
+        skip = self.skip
+        if skip >= end:
+            self.skip = skip - end
+            return end
+        if self.held:
+            self.held = b""
+        if skip:
+            self.skip = 0
+        elif end > 1 and self._kinds[buf[0]] == _WHOLE and self._sizes[buf[1]] == end:
+            self.messages += 1
+            return end
+        return self._walk_frames(buf, skip, end)
+
+    def _walk_frames(self, buf: bytes | bytearray | memoryview, pos: int, end: int) -> int:
+        """Go from frame to frame, from the boundary ``pos`` on."""
+        sizes = self._sizes
+        header = 2 + self._key
+        while pos < end:
+            first = buf[pos]
+            kind = self._kinds[first]
+            if kind == _REFUSED:
+                return pos if self._kinds is _ENDED else self._refuse(pos, self._fault(first))
+            if end - pos < 2:
+                return self._hold(buf, pos, end)
+            size = sizes[buf[pos + 1]]
+            if size == _MISMASKED:
+                return self._refuse(pos, "got an unmasked frame" if self._key else "got a masked frame")
+            if kind >= _CONTROL:
+                passed = self._control_frame(buf, pos, end, size)
+                if passed == pos or kind == _CLOSE:
+                    return passed
+                pos = passed
+                continue
+            if size == _LONG:
+                size = self._long_size(buf, pos, end)
+                if not size:
+                    return pos
+            elif end - pos < header:
+                return self._hold(buf, pos, end)
+            if kind == _WHOLE:
+                self.messages += 1
+            else:
+                self._fragment(kind)
+            pos += size
+        self.skip = pos - end
+        return end
+
+    def _fragment(self, kind: int) -> None:
+        self.fragmented = kind != _LAST
+        if self.fragmented:
+            self._others += 1
+            self._kinds = _FRAGMENTED
+        else:
+            self.messages += 1
+            self._kinds = self._fresh
+
+    def _long_size(self, buf: bytes | bytearray | memoryview, pos: int, end: int) -> int:
+        """Size of a frame with an extended length, or 0 if it was held or refused (RFC 6455 5.2)."""
+        here = end - pos
+        if buf[pos + 1] & 0x7F == 126:
+            header = 4 + self._key
+            if here >= 4:
+                length = buf[pos + 2] << 8 | buf[pos + 3]
+                if length < 126:
+                    self._refuse(pos, f"got a length of {length} in 16 bits")
+                    return 0
+                if here >= header:
+                    return header + length
+        else:
+            header = 10 + self._key
+            if here > 2 and buf[pos + 2] & 0x80:
+                self._refuse(pos, "got a 64-bit length with its top bit set")
+                return 0
+            # The last two bytes need not be here to know that they would have sufficed.
+            if here >= 8 and not any(buf[pos + 2 : pos + 8]):
+                self._refuse(pos, "got a length in 64 bits that fits 16")
+                return 0
+            if here >= header:
+                return header + int.from_bytes(buf[pos + 2 : pos + 10], "big")
+        self._hold(buf, pos, end)
+        return 0
+
+    def _control_frame(self, buf: bytes | bytearray | memoryview, pos: int, end: int, size: int) -> int:
+        """Judge a control frame; return the position behind it, or ``pos`` if it was held or refused."""
+        if size == _LONG:
+            return self._refuse(pos, f"got a control frame of more than {CONTROL_LIMIT} bytes")
+        closing = buf[pos] == _CLOSE_BYTE
+        length = buf[pos + 1] & 0x7F
+        if closing and length == 1:
+            return self._refuse(pos, "got a Close frame with half a code")
+        if end - pos < size:
+            return self._hold(buf, pos, end)
+        self._others += 1
+        if not closing:
+            self.control += 1
+            return pos + size
+        payload = bytes(buf[pos + size - length : pos + size])
+        if self._key:
+            payload = apply_mask(payload, bytes(buf[pos + 2 : pos + 6]))
+        try:
+            self.close = parse_close(payload)
+        except FrameError as error:
+            self._others -= 1
+            return self._refuse(pos, error.reason, error.code)
+        self._end()
+        return pos + size
+
+    def _hold(self, buf: bytes | bytearray | memoryview, pos: int, end: int) -> int:
+        self.held = bytes(buf[pos:end])
+        return pos
+
+    def _refuse(self, pos: int, reason: str, code: int = PROTOCOL_ERROR) -> int:
+        # Never the error that was raised: its traceback would keep the stack, and with it the read buffer.
+        self.violation = FrameError(code, reason)
+        self._end()
+        return pos
+
+    def _end(self) -> None:
+        self.event = True
+        self._kinds = _ENDED
+
+    def _fault(self, first: int) -> str:
+        """Say why a frame must not begin with this byte in the present state."""
+        opcode = first & 0x0F
+        if opcode not in _OPCODES:
+            return f"got reserved opcode {opcode}"
+        if first & 0x30 or (first & 0x40 and not self._deflate):
+            return "got a reserved bit without an extension that defines it"
+        if opcode >= 8:
+            return "got a compressed control frame" if first & 0x40 else "got a fragmented control frame"
+        if opcode:
+            return "got a new message inside a fragmented one"
+        return "got a continuation with RSV1 set" if first & 0x40 else "got a continuation with nothing to continue"

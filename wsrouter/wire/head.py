@@ -1,0 +1,288 @@
+"""HTTP/1 heads: cut from a stream, parsed strictly, offered as values (RFC 9112).
+
+llhttp judges the field lines: it refuses bare CR and LF, folded lines, blanks before a colon, control
+characters and contradicting lengths. The start line is judged here, because llhttp lets two spaces,
+HTTP/0.9, HTTP/2.0, ICE and RTSP pass, skips any number of empty lines, and refuses the raw UTF-8 that
+clients do send in targets. So llhttp is fed the field lines behind a start line of our own. That also
+keeps it from reading a 101 as the end of HTTP, or the bytes behind one head as another.
+
+Host, repeated fields and sizes are checked here too; llhttp has no opinion on them. It leaves blanks
+behind a value in place: they are taken off here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import httptools
+
+from wsrouter.errors import BackendError, HttpError
+from wsrouter.wire.target import AUTHORITY, authority_of
+
+#: The longest head in bytes, its blank line included.
+HEAD_LIMIT = 16 * 1024
+#: The most field lines in one head.
+FIELD_LIMIT = 100
+#: The longest line in bytes, without its CRLF.
+LINE_LIMIT = 8 * 1024
+
+#: One field line: the name in lower case, the name as written, the value without the blanks around it.
+Field: TypeAlias = tuple[bytes, bytes, bytes]
+
+_REQUEST_LINE = re.compile(rb"(?:\r\n)?([A-Z][A-Z_-]{0,31}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])\r\n")
+_OTHER_VERSION = re.compile(rb"(?:\r\n)?[A-Z][A-Z_-]{0,31} [^\x00-\x20\x7f]+ HTTP/(?!1\.[01])[0-9](?:\.[0-9])?\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r[^\n]")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What requests and responses share; names are asked for in lower case."""
+
+    #: HTTP/1.minor: 0 or 1.
+    minor: int
+    #: Every field line in the order it came.
+    fields: tuple[Field, ...]
+    #: The values of each name in the order they came; not to be changed.
+    values: dict[bytes, list[bytes]] = field(repr=False)
+    #: The tokens of Connection in lower case.
+    connection: tuple[bytes, ...]
+    content_length: int | None
+    #: The body comes in the chunked coding.
+    chunked: bool
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Every value of a field; empty where it is absent."""
+        return self.values.get(name) or []
+
+    def first(self, name: bytes) -> bytes | None:
+        """The first value of a field; None where it is absent."""
+        values = self.values.get(name)
+        return values[0] if values else None
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the sender wants the connection to last (RFC 9112 9.3)."""
+        if b"close" in self.connection:
+            return False
+        return self.minor == 1 or b"keep-alive" in self.connection
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead(Head):
+    """One request's head."""
+
+    method: str
+    #: The request target as it came; ``parse_target`` reads it.
+    target: bytes
+    #: The authority of an absolute-form target, else the Host field, as it came; empty only on HTTP/1.0.
+    host: str
+    #: The tokens of Upgrade in lower case; empty unless Connection names upgrade on HTTP/1.1 (RFC 9110 7.8).
+    upgrades: tuple[bytes, ...]
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for ``100 Continue`` before its body (RFC 9110 10.1.1)."""
+        return self.minor == 1 and any(value.lower() == b"100-continue" for value in self.all(b"expect"))
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead(Head):
+    """One response's head."""
+
+    status: int
+    #: The reason phrase as it came, perhaps empty.
+    reason: bytes
+
+
+def cut_head(data: bytes | bytearray, start: int = 0) -> int | None:
+    """Where the first head in ``data`` ends: the offset behind its blank line, or None while that is missing.
+
+    ``start`` is how many bytes an earlier call has seen, so that a head that comes in small pieces is not
+    searched from its beginning each time. One empty line before a request line belongs to the head (RFC
+    9112 2.2). Raises HttpError: 414 for a request line over LINE_LIMIT, 431 for a head or another line
+    over its limit, 400 for a lone CR or LF, which would never become a blank line.
+    """
+    skip = 2 if data.startswith(b"\r\n") else 0
+    found = data.find(b"\r\n\r\n", max(start - 3, skip))
+    size = found + 4 if found >= 0 else len(data)
+    if size > LINE_LIMIT:
+        _check_lines(data, size, skip=skip, whole=found >= 0)
+    if found >= 0:
+        return size
+    if skip and data.startswith(b"\r\n\r\n"):
+        raise HttpError(400, "empty lines where a request was expected")
+    if size >= HEAD_LIMIT:
+        raise HttpError(431, "the head is too long")
+    if _LONE_CR_OR_LF.search(data, max(start - 1, 0)):
+        raise HttpError(400, "a line end that is not CRLF")
+    return None
+
+
+def cut_response(data: bytes | bytearray, start: int = 0) -> int | None:
+    """``cut_head`` for what a backend sends: its faults become a BackendError with status 502."""
+    try:
+        return cut_head(data, start)
+    except HttpError as error:
+        raise BackendError(502, f"the backend's answer: {error.reason}") from None
+
+
+def parse_request(head: bytes) -> RequestHead:
+    """One whole request head, its blank line included, as ``cut_head`` found it.
+
+    Raises HttpError: 400 for what is malformed or ambiguous, 414 and 431 for what is over a limit, 501 for
+    a transfer coding other than chunked, 505 for a version other than HTTP/1.0 and 1.1. Sources: RFC 9112
+    2.2, 3, 3.2, 5, 6.1, 6.3.
+    """
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise _request_line_error(head)
+    if len(head) > LINE_LIMIT:
+        _check_lines(head, len(head), whole=True)
+    fields, values = _parse_fields(head, line.end() - 2, httptools.HttpRequestParser, b"GET / HTTP/1.1")
+    method, target, digit = line.groups()
+    minor = 1 if digit == b"1" else 0
+    connection = tokens(values[b"connection"]) if b"connection" in values else ()
+    length, chunked = _framing(minor, values)
+    return RequestHead(
+        minor,
+        fields,
+        values,
+        connection,
+        length,
+        chunked,
+        method.decode("ascii"),
+        target,
+        _host(minor, target, values.get(b"host")),
+        tokens(values.get(b"upgrade", ())) if minor and b"upgrade" in connection else (),
+    )
+
+
+def parse_response(head: bytes) -> ResponseHead:
+    """One whole response head, its blank line included, as ``cut_response`` found it.
+
+    A 1xx is a head like any other. Raises BackendError with status 502 for what is malformed, ambiguous or
+    over a limit. Sources: RFC 9112 4, 5, 6.
+    """
+    line = _STATUS_LINE.match(head)
+    if line is None:
+        raise BackendError(502, "the backend's answer: malformed status line")
+    digit, status, reason = line.groups()
+    minor = 1 if digit == b"1" else 0
+    try:
+        if len(head) > LINE_LIMIT:
+            _check_lines(head, len(head), whole=True)
+        fields, values = _parse_fields(head, line.end() - 2, httptools.HttpResponseParser, b"HTTP/1.1 200 OK")
+        length, chunked = _framing(minor, values)
+    except HttpError as error:
+        raise BackendError(502, f"the backend's answer: {error.reason}") from None
+    connection = tokens(values[b"connection"]) if b"connection" in values else ()
+    return ResponseHead(minor, fields, values, connection, length, chunked, int(status), reason or b"")
+
+
+def tokens(values: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The members of a comma-separated field in lower case, empty ones left out (RFC 9110 5.6.1)."""
+    joined = b",".join(values)
+    if b"," not in joined:
+        return (joined.lower(),) if joined else ()
+    return tuple([member for part in joined.lower().split(b",") if (member := part.strip(b" \t"))])
+
+
+class _Collector:
+    """What llhttp tells: one method, looked up once for each parser."""
+
+    __slots__ = ("on_header",)
+
+    def __init__(self, on_header: Callable[[bytes, bytes], None]) -> None:
+        self.on_header = on_header
+
+
+def _parse_fields(
+    head: bytes,
+    start: int,
+    parser: Callable[[_Collector], httptools.HttpParser],
+    start_line: bytes,
+) -> tuple[tuple[Field, ...], dict[bytes, list[bytes]]]:
+    """The field lines of ``head``, which begin with the CRLF at ``start``, judged behind a start line of our own."""
+    if head.find(b"\r\n\r\n", 2) != len(head) - 4:
+        raise HttpError(400, "not one whole head")
+    fields: list[Field] = []
+    values: dict[bytes, list[bytes]] = {}
+
+    def on_header(name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        value = value.rstrip(b" \t")
+        fields.append((lower, name, value))
+        if lower in values:
+            values[lower].append(value)
+        else:
+            values[lower] = [value]
+
+    try:
+        parser(_Collector(on_header)).feed_data(start_line + head[start:])
+    except httptools.HttpParserUpgrade:
+        pass  # the head is whole, and what it asks for is for others to judge
+    except httptools.HttpParserError as error:
+        # llhttp's reasons are constants: no input comes with them.
+        raise HttpError(400, f"malformed head: {error}") from None
+    if len(fields) > FIELD_LIMIT:
+        raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
+    return tuple(fields), values
+
+
+def _framing(minor: int, values: dict[bytes, list[bytes]]) -> tuple[int | None, bool]:
+    """Content-Length, and whether the body is chunked; llhttp has already refused both together and repeats."""
+    codings = values.get(b"transfer-encoding")
+    if codings is not None:
+        if minor == 0:
+            raise HttpError(400, "Transfer-Encoding on HTTP/1.0")
+        if len(codings) != 1 or codings[0].lower() != b"chunked":
+            raise HttpError(501, "a transfer coding other than chunked")
+        return None, True
+    lengths = values.get(b"content-length")
+    if lengths is None:
+        return None, False
+    if len(lengths) != 1 or _LENGTH.fullmatch(lengths[0]) is None:
+        raise HttpError(400, "malformed Content-Length")
+    return int(lengths[0]), False
+
+
+def _host(minor: int, target: bytes, hosts: list[bytes] | None) -> str:
+    """The authority that a request is for (RFC 9112 3.2, 3.2.2)."""
+    if hosts is None:
+        if minor == 1:
+            raise HttpError(400, "no Host")
+        host = b""
+    elif len(hosts) > 1:
+        raise HttpError(400, "more than one Host")
+    else:
+        host = hosts[0]
+        if AUTHORITY.fullmatch(host) is None:
+            raise HttpError(400, "malformed Host")
+    if not target.startswith(b"/"):
+        host = authority_of(target) or host
+    return host.decode("ascii")
+
+
+def _request_line_error(head: bytes) -> HttpError:
+    """Why a request line is refused."""
+    line = _OTHER_VERSION.match(head)
+    if line is not None:
+        return HttpError(505, "an HTTP version other than 1.0 and 1.1")
+    return HttpError(400, "malformed request line")
+
+
+def _check_lines(data: bytes | bytearray, size: int, *, skip: int = 0, whole: bool) -> None:
+    """The limits that a head of up to LINE_LIMIT bytes cannot pass."""
+    longest = skip + LINE_LIMIT + 2
+    if size >= longest and data.find(b"\r\n", skip, longest) < 0:
+        raise HttpError(414, "the request line is too long")
+    if size > HEAD_LIMIT:
+        raise HttpError(431, "the head is too long")
+    # Lines of an unfinished head are judged once, with the whole: it is bounded anyway.
+    if whole and any(len(line) > LINE_LIMIT for line in data[:size].split(b"\r\n")):
+        raise HttpError(431, "a header field is too long")
