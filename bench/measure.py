@@ -148,7 +148,7 @@ def _running(contender: Contender, work: str, settings: Settings, folder: Path) 
             if process.poll() is not None or time.monotonic() > deadline:
                 what = "does not listen" if process.returncode is None else f"ended with {process.returncode}"
                 raise BenchError(f"{contender.name} {what}:\n{_tail(log)}")
-            time.sleep(0.02)
+            time.sleep(0.05)
         time.sleep(SETTLE)
         try:
             yield Proxy(_family(process.pid), port, backend_port)
@@ -177,10 +177,22 @@ def _free_port(taken: int = 0) -> int:
 
 
 def _listens(port: int) -> bool:
-    """Whether anybody listens on the port, told by the kernel's table: a probing connection would reach the backend."""
-    pattern = re.compile(rf"^ *\d+: [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A ", re.MULTILINE)
-    tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-    return any(pattern.search(table.read_text()) for table in tables if table.exists())
+    """Whether anybody listens on the port, told by the kernel's table: a probing connection would reach the backend.
+
+    The table begins with the listening sockets (state 0A). The rest may be tens of thousands of lines and is not read.
+    """
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        if not table.exists():
+            continue
+        with table.open() as lines:
+            next(lines)
+            for line in lines:
+                _, local, _, state, *_ = line.split()
+                if state != "0A":
+                    break
+                if local.endswith(f":{port:04X}"):
+                    return True
+    return False
 
 
 def _family(root: int) -> tuple[int, ...]:

@@ -12,16 +12,16 @@ import inspect
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
-from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 #: Turns of the reactor that a test's last events may take; a turn that has nothing to do lasts some 30 us.
 SETTLING_TURNS = 100
@@ -49,6 +49,7 @@ def require_program() -> Callable[[str, str], str]:
     return require
 
 
+@implementer(ILogObserver)
 class LoggedFailures:
     """The failures and critical events that were logged during one test; as an observer it takes the others too."""
 
@@ -152,10 +153,10 @@ def _forgotten(reactor: EPollReactor, left: set[Any]) -> set[object]:
     return left
 
 
-def _cancelled(calls: list[Any]) -> list[str]:
+def _cancelled(calls: Sequence[Any]) -> list[str]:
     told = [str(call) for call in calls]
     for call in calls:
-        cast("DelayedCall", call).cancel()
+        call.cancel()
     return told
 
 

@@ -231,7 +231,9 @@ class Termination:
         connection.secure = True
         if self._choice.client_auth:
             connection.client_subject = client_subject(self._leg.tls)
-        self._leg.attach(Front(listener.site, listener.config, listener.store, connection))
+        front = Front(listener.site, listener.config, listener.store, connection)
+        self._leg.attach(front)
+        front.await_head()
 
     def _failed(self, reason: str) -> None:
         self._stop_waiting()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -175,6 +176,8 @@ class RouterService(Service):
         self.discovery.start()
         for echo in self._echoes:
             echo.startService()
+        gc.collect()
+        gc.freeze()
         for listener in self.listeners:
             listener.start()
             _log.info("listener {name}: listening on {address}", name=listener.name, address=listener.address)

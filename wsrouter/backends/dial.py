@@ -68,7 +68,7 @@ class Dial:
         self.fd = -1
         try:
             self._socket = sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            set_keepalive(sock, keepalive)
+            set_keepalive(sock, address.family, keepalive)
             number = sock.connect_ex(address.sockaddr)
         except OSError as error:
             number = error.errno or errno.EIO
@@ -111,12 +111,13 @@ class Dial:
         if number:
             self._fail(DialError(os.strerror(number).lower()))
             return
+        self._socket = None
+        # The leg takes this one's place on the relay.
+        if self._tls is None:
+            self._succeed(Leg(self.relay, sock, self._address.sockaddr, EPOLLOUT))
+            return
         self.relay.unwatch(self.fd)
         self.relay.remove(self.fd)
-        self._socket = None
-        if self._tls is None:
-            self._succeed(Leg(self.relay, sock, self._address.sockaddr))
-            return
         try:
             self._leg = leg = TlsLeg(
                 self.relay,

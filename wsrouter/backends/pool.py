@@ -125,6 +125,8 @@ class Attempt:
 
     def story(self) -> str:
         """What was tried, for the log: ``127.0.0.1:2222 connection refused, 127.0.0.1:3333 no connection in time``."""
+        if not self.tried:
+            return ""
         return ", ".join(f"{backend.label} {error.reason}" for backend, error in self.tried)
 
     def _next(self) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IPullProducer, IPushProducer
@@ -22,10 +21,10 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
-from zope.interface import implementer
 
 from wsrouter.errors import BackendError, HttpError
 from wsrouter.layer7.intake import RequestBody
+from wsrouter.layer7.outlet import ClientTransport, Valve, answer_head
 from wsrouter.layer7.quiet import Deadlines, Quiet
 from wsrouter.layer7.request import Handler, PlainRequest
 from wsrouter.wire.head import RequestHead
@@ -38,20 +37,7 @@ DRAIN_LIMIT = 64 * 1024
 #: What a client is told to wait when no backend can take its request, in seconds.
 RETRY_AFTER = 1
 
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"upgrade"))
-
 _log = Logger()
-
-
-class ClientTransport(Protocol):
-    """What an exchange asks of the client's connection; Twisted's transports and the relay's legs have it."""
-
-    def write(self, data: bytes) -> None: ...
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
-    def abortConnection(self) -> None: ...
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
 
 
 class _Stage(enum.Enum):
@@ -62,37 +48,6 @@ class _Stage(enum.Enum):
     #: The answer is written, the rest of a small body is awaited.
     DRAINING = enum.auto()
     OVER = enum.auto()
-
-
-@implementer(IPushProducer)
-class _Valve:
-    """Stands between the answer's producer and the client, and notices a client that takes nothing."""
-
-    def __init__(self, producer: IPushProducer | IPullProducer, streaming: bool, stall: Quiet) -> None:
-        self._producer: IPushProducer | IPullProducer | None = producer
-        self._streaming = streaming
-        self._stall = stall
-        if not streaming:
-            stall.start()
-
-    def pauseProducing(self) -> None:
-        self._stall.start()
-        if self._producer is not None:
-            self._producer.pauseProducing()  # type: ignore[union-attr]
-
-    def resumeProducing(self) -> None:
-        if self._streaming:
-            self._stall.stop()
-        else:
-            self._stall.touch()
-        if self._producer is not None:
-            self._producer.resumeProducing()
-
-    def stopProducing(self) -> None:
-        self._stall.stop()
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.stopProducing()
 
 
 class Exchange:
@@ -138,7 +93,7 @@ class Exchange:
         self._continued = False
         self._owed: int | None = None
         self._running: Deferred[object] | None = None
-        self._valve: _Valve | None = None
+        self._valve: Valve | None = None
         self._silence = Quiet(deadlines, body_timeout, self._body_timed_out)
         self._stall = Quiet(deadlines, body_timeout, self._stalled)
         #: Set it before the answer's head is written to have it say that the connection ends (a drain has begun).
@@ -173,7 +128,7 @@ class Exchange:
         """The client sent ``data``."""
         if self._stage is _Stage.OVER or self.body.complete:
             self.rest += data
-        elif data:
+        elif data and not self.body.failed:
             self._silence.touch()
             try:
                 self.rest += self.body.feed(data)
@@ -212,34 +167,29 @@ class Exchange:
         """Whether the request came over TLS."""
         return self._secure
 
-    def writeHeaders(self, version: bytes, code: int, reason: bytes, headers: Headers) -> None:
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """The answer's head; Connection, Date and the length of what follows are settled here."""
         if self._stage is not _Stage.WAITING:
             return
         self._stage = _Stage.ANSWERING
-        self.status = code
-        if code == http.NO_CONTENT:
+        self.status = status = int(code)
+        if status == http.NO_CONTENT:
             headers.removeHeader(b"Content-Length")
         chunked = headers.hasHeader(b"Transfer-Encoding")
         length = headers.getRawHeaders(b"Content-Length")
-        if self._head.method == "HEAD" or code in http.NO_BODY_CODES:
+        if self._head.method == "HEAD" or status in http.NO_BODY_CODES:
             self._owed = 0
         elif length is not None:
             self._owed = int(length[0])
         framed = self._owed is not None or chunked
         lasting = self._head.keep_alive and not self.last and not self._refused
         self._keep = framed and lasting and self._body_will_end()
-        lines = [b"HTTP/1.1 %d %b\r\n" % (code, reason)]
-        if not headers.hasHeader(b"Date"):
-            lines.append(b"Date: %b\r\n" % http.datetimeToString())  # type: ignore[no-untyped-call]
-        for name, values in headers.getAllRawHeaders():
-            if name.lower() not in _HOP_BY_HOP:
-                lines += [b"%b: %b\r\n" % (name, value) for value in values]
+        connection = None
         if not self._keep:
-            lines.append(b"Connection: close\r\n")
+            connection = b"close"
         elif not self._head.minor:
-            lines.append(b"Connection: keep-alive\r\n")
-        self.transport.write(b"%b\r\n" % b"".join(lines))
+            connection = b"keep-alive"
+        self.transport.write(answer_head(code, reason, headers, connection))
         self._flow()
 
     def write(self, data: bytes) -> None:
@@ -277,7 +227,7 @@ class Exchange:
         if self._stage is _Stage.OVER:
             producer.stopProducing()
             return
-        self._valve = _Valve(producer, streaming, self._stall)
+        self._valve = Valve(producer, streaming, self._stall)
         self.transport.registerProducer(self._valve, streaming)
 
     def unregisterProducer(self) -> None:
@@ -391,7 +341,7 @@ class Exchange:
         self._fail(HttpError(408, "the request body came too slowly"))
 
     def _stalled(self) -> None:
-        self.refusal = "the client did not read its answer"
+        self.refusal = "the client does not read its answer"
         self.abortConnection()
 
     def _cancel(self) -> None:

@@ -75,9 +75,13 @@ class Front(Protocol):
     # What the leg calls.
 
     def connectionMade(self) -> None:
-        """The first head has its deadline from here on."""
+        """The connection is at HTTP from here on."""
         self._site.fronts.add(self)
-        self._wait(self._listener.head_timeout)
+
+    def await_head(self) -> None:
+        """Nothing was read yet: the first head has its deadline from here on."""
+        if self._stage is Stage.HEAD and not self._received:
+            self._wait(self._listener.head_timeout)
 
     def dataReceived(self, data: bytes) -> None:
         """Give the bytes to whoever they are for."""
@@ -124,6 +128,8 @@ class Front(Protocol):
             end = cut_head(received, self._searched)
             if end is None:
                 self._searched = len(received)
+                if self._deadline is None:
+                    self._wait(self._listener.head_timeout)
                 return
             self._stop_waiting()
             self._searched = 0

@@ -62,6 +62,11 @@ class RequestBody:
         return self._reader.done
 
     @property
+    def failed(self) -> bool:
+        """It will never be complete; nothing more of it may be fed."""
+        return self._told and not self._reader.done
+
+    @property
     def missing(self) -> int | None:
         """Bytes that the client has yet to send; None when it comes in chunks."""
         return None if self.length is None else self.length - self.received

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, cast
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IResponse
 
@@ -38,8 +37,6 @@ KEPT_CONNECTIONS = 32
 KEPT_SECONDS = 60.0
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
-
-_log = Logger()
 
 
 class _Unanswered(Exception):
@@ -203,8 +200,7 @@ class _Use:
             request.finish()  # type: ignore[no-untyped-call]
         else:
             cause = "fell silent in" if self._timed_out else "broke off"
-            _log.warn("Backend {backend} {cause} its answer", backend=self._backend.label, cause=cause)
-            request.abort()
+            request.abort(f"backend {self._backend.label} {cause} its answer")
 
     def _may_last(self, may_last: Callable[[], bool]) -> Callable[[], bool]:
         upstream = self._upstream

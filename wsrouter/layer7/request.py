@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from twisted.web import http, server
+from twisted.web.error import UnsupportedMethod
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, getChildForRequest
 
@@ -51,10 +52,19 @@ class PlainRequest(server.Request):
         self.parseCookies()  # type: ignore[no-untyped-call]
 
     def render_resource(self, resource: IResource) -> None:
-        """Let a tree of ``twisted.web`` resources answer."""
+        """Let a tree of ``twisted.web`` resources answer; what no method of theirs serves gets 405."""
         self.prepath = []
         self.postpath = [unquote_to_bytes(segment) for segment in self.path[1:].split(b"/")]
-        self.render(getChildForRequest(resource, self))  # type: ignore[no-untyped-call]
+        found = getChildForRequest(resource, self)  # type: ignore[no-untyped-call]
+        try:
+            body = found.render(self)
+        except UnsupportedMethod as error:
+            self.answer(http.NOT_ALLOWED, [(b"Allow", b", ".join(error.allowedMethods))])
+            return
+        if body is not server.NOT_DONE_YET:
+            self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+            self.write(body)  # type: ignore[no-untyped-call]
+            self.finish()  # type: ignore[no-untyped-call]
 
     def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]] = (), text: str | None = None) -> None:
         """The whole answer in one call; the text is the status line's when None."""
@@ -84,7 +94,8 @@ class PlainRequest(server.Request):
             super().unregisterProducer()  # type: ignore[no-untyped-call]
         self.producer = None
 
-    def abort(self) -> None:
+    def abort(self, why: str) -> None:
         """End the client's connection in the middle of the answer, so that it cannot take it for whole."""
-        if not self.finished and self.channel is not None:
+        if self.channel is not None:
+            self.channel.refusal = why
             self.channel.abortConnection()

@@ -153,9 +153,10 @@ class RelaySession:
             self._end = End(self._who(pump.source), close[0], close[1])
             self._wait_for_answer()
         if self._up.walker.close is not None and self._down.walker.close is not None:
+            # Both have had their last word (RFC 6455 5.5.1): nothing is left to linger for.
             for leg in (self._client, self._server):
                 if leg is not None:
-                    leg.loseConnection()
+                    leg.close()
 
     def _violated(self, pump: FramePump) -> None:
         violation = pump.walker.violation

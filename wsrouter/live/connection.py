@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 
 from wsrouter.relay.leg import Leg
@@ -36,9 +35,9 @@ class Connection:
 
 def connection_of(leg: Leg, number: int, listener: str) -> Connection:
     """The connection behind a leg that was just accepted."""
-    if leg.socket.family == socket.AF_UNIX:
+    peername = leg.peername
+    if not isinstance(peername, tuple):
         return Connection(number, "unix", 0, listener)
-    assert isinstance(leg.peername, tuple)
-    ip, port = leg.peername[:2]
+    ip, port = peername[:2]
     # A dual-stack socket reports IPv4 clients as mapped addresses (RFC 4291 2.5.5.2).
     return Connection(number, ip.removeprefix("::ffff:") if "." in ip else ip, port, listener)

@@ -29,23 +29,23 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _log = Logger()
 
 
-def set_keepalive(sock: socket.socket, seconds: float | None) -> None:
+def set_keepalive(sock: socket.socket, family: int, seconds: float | None) -> None:
     """Set what every TCP leg has: no delay, and keep-alive probes that find a dead peer in about twice ``seconds``.
 
     TCP_USER_TIMEOUT covers what probes do not: data sent to a peer that no longer acknowledges it (RFC 5482).
     """
-    if sock.family == socket.AF_UNIX:
+    if family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if seconds is None:
         return
     idle = max(1, round(seconds))
-    interval = max(1, round(seconds / 4))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * idle))
+    # With a user timeout the number of probes does not count, only their interval, which is 75 s by default.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 2000 * idle)
+    if idle < 60:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
 
 
 class Acceptor:
@@ -67,7 +67,7 @@ class Acceptor:
         self.relay = relay
         self.socket = socket.socket(fileno=os.dup(fd))
         self.socket.setblocking(False)
-        set_keepalive(self.socket, keepalive)
+        set_keepalive(self.socket, self.socket.family, keepalive)
         self.fd = self.socket.fileno()
         self._label = label
         self._accepted = accepted

@@ -97,7 +97,11 @@ def address_of(sockaddr: object, family: int) -> IAddress:
 
 @implementer(ITCPTransport, IConsumer, IPushProducer)
 class Leg:
-    """A plain connection. ``sock`` is connected and non-blocking; ``peername`` is its peer's socket address."""
+    """A plain connection.
+
+    ``sock`` is connected and non-blocking; ``peername`` is its peer's socket address; ``watched`` are the events
+    that the relay watches it for already.
+    """
 
     __slots__ = (
         "_feeder",
@@ -120,7 +124,7 @@ class Leg:
         "socket",
     )
 
-    def __init__(self, relay: Relay, sock: socket.socket, peername: object) -> None:
+    def __init__(self, relay: Relay, sock: socket.socket, peername: object, watched: int = 0) -> None:
         self.relay = relay
         self.socket = sock
         self.fd = sock.fileno()
@@ -134,7 +138,7 @@ class Leg:
         #: The peer's FIN was read.
         self.eof = False
         self.home: Home | None = None
-        self._mask = 0
+        self._mask = watched
         self._reading = False
         self._state = OPEN
         self._fin = False
@@ -234,6 +238,11 @@ class Leg:
             else:
                 self._linger = self.relay.deadlines.after(FLUSH, self.abortConnection)
                 self._watch_wishes()
+
+    def close(self) -> None:
+        """Close once what is pending is sent, without lingering: for a peer that has nothing more to say."""
+        self.eof = True
+        self.loseConnection()
 
     def abortConnection(self) -> None:
         """Close now; the peer sees a reset."""

@@ -177,7 +177,7 @@ class Relay:
                     self._end_batch()
                     if self._epoll is None:
                         return
-                if len(events) < 8 or self.heavy > HEAVY_STEPS:
+                if not events or self.heavy > HEAVY_STEPS:
                     return
         finally:
             self._in_batch = False
