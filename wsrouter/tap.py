@@ -65,6 +65,7 @@ def makeService(options: Options) -> IService:
     except ConfigError as error:
         _leave(error.faults)
     reactor.callWhenRunning(service.handle_signals)
+    reactor.callWhenRunning(service.settle)
     return service
 
 

@@ -44,7 +44,7 @@ class Dial:
     The result never comes before the constructor has returned. ``cancel`` forgets the attempt.
     """
 
-    __slots__ = ("_address", "_connected", "_deadline", "_failed", "_leg", "_socket", "_tls", "fd", "read", "relay")
+    __slots__ = ("_address", "_connected", "_deadline", "_failed", "_leg", "_socket", "_tls", "fd", "relay")
 
     def __init__(
         self,
@@ -62,7 +62,6 @@ class Dial:
         self._connected: Connected | None = connected
         self._failed: Failed | None = failed
         self._leg: TlsLeg | None = None
-        self.read = self._writable
         self._deadline: Deadline | None = relay.deadlines.after(timeout, self._expired)
         self._socket: socket.socket | None = None
         self.fd = -1
@@ -90,6 +89,9 @@ class Dial:
         self._drop()
 
     # What the relay calls.
+
+    def read(self) -> None:
+        """Never asked for."""
 
     def ready(self, events: int) -> None:
         """The connection stands, or it failed."""

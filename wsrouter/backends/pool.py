@@ -123,6 +123,11 @@ class Attempt:
             self.pool.give_back(self._backend)
             self._backend = None
 
+    def settle(self) -> None:
+        """The backend that was reached serves: nothing more is asked of this attempt but its story."""
+        # Its callbacks are bound methods of whoever holds the attempt: a cycle for every session.
+        del self._connected, self._failed
+
     def story(self) -> str:
         """What was tried, for the log: ``127.0.0.1:2222 connection refused, 127.0.0.1:3333 no connection in time``."""
         if not self.tried:

@@ -81,6 +81,7 @@ class Tunnel:
         client, attempt = self._client, self._attempt
         assert client is not None
         assert attempt is not None
+        attempt.settle()
         self._attempt = None
         self._leg = leg
         self._backend = backend
@@ -161,6 +162,9 @@ class Tunnel:
             room.idle.forget(self, self._rule.idle_timeout)
         assert self._end is not None
         room.registry.close(self, self._end)
+        for pump in (self._up, self._down):
+            if pump is not None:
+                pump.dissolve()
 
     # What the registry and the idle sweeper use.
 

@@ -170,6 +170,7 @@ class Opening(TwistedProtocol):
         assert leg is not None
         assert self._backend is not None
         self._stop_waiting()
+        self._attempt.settle()
         request, site = self._request, self._site
         connection = request.connection
         early = opener.opened()

@@ -55,8 +55,8 @@ class Valve:
 
     def pauseProducing(self) -> None:
         """The client takes no more for now."""
-        self._stall.start()
         if self._producer is not None:
+            self._stall.start()
             self._producer.pauseProducing()  # type: ignore[union-attr]
 
     def resumeProducing(self) -> None:

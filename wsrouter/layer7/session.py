@@ -287,6 +287,8 @@ class RelaySession:
         self._pool.give_back(self._backend)
         assert self._end is not None
         self._registry.close(self, self._end)
+        self._up.dissolve()
+        self._down.dissolve()
 
     def _who(self, leg: Leg) -> Who:
         return Who.CLIENT if leg is self._client else Who.BACKEND

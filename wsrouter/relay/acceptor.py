@@ -51,7 +51,7 @@ def set_keepalive(sock: socket.socket, family: int, seconds: float | None) -> No
 class Acceptor:
     """Accepts from the listening descriptor ``fd`` (duplicated, so the caller keeps its own)."""
 
-    __slots__ = ("_accepted", "_limit", "_label", "_resume", "_watched", "fd", "live", "read", "relay", "socket")
+    __slots__ = ("_accepted", "_limit", "_label", "_resume", "_watched", "fd", "live", "relay", "socket")
 
     def __init__(
         self,
@@ -73,12 +73,12 @@ class Acceptor:
         self._accepted = accepted
         self._limit = limit
         self._resume: Deadline | None = None
-        self.read = self._accept
         relay.add(self.fd, self)
         relay.watch(self.fd, EPOLLIN)
         self._watched = True
 
-    def _accept(self) -> None:
+    def read(self) -> None:
+        """Connections wait."""
         accept = self.socket.accept
         for _ in range(BATCH):
             if self._limit is not None and self.live >= self._limit:
@@ -123,7 +123,7 @@ class Acceptor:
 
     def ready(self, events: int) -> None:
         """Errors on a listening socket show when accepting."""
-        self._accept()
+        self.read()
 
     def failed(self, failure: Failure) -> None:
         """A connection could not be taken in; the next one is a new try (the failure was logged)."""

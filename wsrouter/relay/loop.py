@@ -45,8 +45,9 @@ _log = Logger()
 class Member(Protocol):
     """What lives on the relay: a leg, an acceptor, a connection being dialled."""
 
-    #: Called for a plain "readable" event, the hot case.
-    read: Callable[[], None]
+    @property
+    def read(self) -> Callable[[], None]:
+        """Called for a plain "readable" event, the hot case."""
 
     def ready(self, events: int) -> None:
         """Serve any other mix of events (epoll's bits)."""

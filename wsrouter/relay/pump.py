@@ -84,6 +84,10 @@ class Pump:
                 sink.hold(view[sent:])
             self.pause()
 
+    def dissolve(self) -> None:
+        """The coupling has ended: let go of it, and of both legs, so that no cycle is left to collect."""
+        del self.coupling, self.source, self.sink
+
     def pause(self) -> None:
         """The sink is congested: stop reading the source."""
         if not self.paused:

@@ -210,28 +210,70 @@ def _parse_fields(
     """The field lines of ``head``, which begin with the CRLF at ``start``, judged behind a start line of our own."""
     if head.find(b"\r\n\r\n", 2) != len(head) - 4:
         raise HttpError(400, "not one whole head")
-    fields: list[Field] = []
-    values: dict[bytes, list[bytes]] = {}
+    lines = head[start + 2 : -4].split(b"\r\n") if len(head) - 4 > start else []
+    known = [_remembered.get(line) for line in lines]
+    if None in known:
+        unknown = [line for line, entry in zip(lines, known, strict=True) if entry is None]
+        judged = iter(_judge(unknown, parser, start_line))
+        known = [next(judged) if entry is None else entry for entry in known]
+    if len(known) > FIELD_LIMIT:
+        raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
+    fields = tuple([entry[0] for entry in known if entry is not None])
+    values = {entry[0][0]: entry[1] for entry in known if entry is not None}
+    if len(values) != len(fields):
+        values = {}
+        for lower, _, value in fields:
+            values.setdefault(lower, []).append(value)
+    return fields, values
 
-    def on_header(name: bytes, value: bytes) -> None:
-        lower = name.lower()
-        value = value.rstrip(b" \t")
-        fields.append((lower, name, value))
-        if lower in values:
-            values[lower].append(value)
-        else:
-            values[lower] = [value]
 
+#: Field lines that llhttp has passed, and what they hold. Clients of one kind send the same lines again and again, and
+#: asking llhttp for each is most of what a head costs. A line is remembered only where its meaning does not depend
+#: on other lines, where it is no secret, and while it is short.
+_remembered: dict[bytes, tuple[Field, list[bytes]]] = {}
+_REMEMBERED_LINES = 2048
+_REMEMBERED_SIZE = 256
+_NEVER_REMEMBERED = frozenset(
+    (
+        b"authorization",
+        b"content-length",
+        b"cookie",
+        b"proxy-authorization",
+        b"sec-websocket-accept",
+        b"sec-websocket-key",
+        b"set-cookie",
+        b"transfer-encoding",
+    )
+)
+
+
+def _judge(
+    lines: list[bytes], parser: Callable[[_Collector], httptools.HttpParser], start_line: bytes
+) -> list[tuple[Field, list[bytes]]]:
+    """Let llhttp read field lines; one entry for each."""
+    found: list[tuple[bytes, bytes]] = []
     try:
-        parser(_Collector(on_header)).feed_data(start_line + head[start:])
+        parser(_Collector(lambda name, value: found.append((name, value)))).feed_data(
+            b"%b\r\n%b\r\n\r\n" % (start_line, b"\r\n".join(lines))
+        )
     except httptools.HttpParserUpgrade:
         pass  # the head is whole, and what it asks for is for others to judge
     except httptools.HttpParserError as error:
         # llhttp's reasons are constants: no input comes with them.
         raise HttpError(400, f"malformed head: {error}") from None
-    if len(fields) > FIELD_LIMIT:
-        raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
-    return tuple(fields), values
+    if len(found) != len(lines):
+        raise HttpError(400, "malformed head: lines that are no fields")
+    entries: list[tuple[Field, list[bytes]]] = []
+    for line, (name, value) in zip(lines, found, strict=True):
+        lower = name.lower()
+        value = value.rstrip(b" \t")
+        entry = ((lower, name, value), [value])
+        entries.append(entry)
+        if len(line) <= _REMEMBERED_SIZE and lower not in _NEVER_REMEMBERED:
+            if len(_remembered) >= _REMEMBERED_LINES:
+                _remembered.clear()
+            _remembered[line] = entry
+    return entries
 
 
 def _framing(minor: int, values: dict[bytes, list[bytes]]) -> tuple[int | None, bool]:
