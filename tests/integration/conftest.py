@@ -117,6 +117,12 @@ class Running:
         """Call ``function`` in the reactor's thread and return its result; for tests that run in a thread."""
         return blockingCallFromThread(self.reactor, function, *arguments)
 
+    def settle(self) -> None:
+        """Return once the router has handled all that its sockets had received; for tests that run in a thread."""
+        # The first call may run in a turn that has polled already.
+        for _ in range(2):
+            self.call(lambda: None)
+
     def until(self, predicate: Callable[[], object], patience: float = PATIENCE) -> None:
         """Wait until ``predicate()`` is true; for tests that run in a thread.
 

@@ -416,12 +416,13 @@ def test_a_slow_client_holds_a_long_refusal_up(start, connect, backend) -> None:
     assert sent < size
     peer.socket.settimeout(10)
     client.recv_head()
+    client.recv_exactly(sent)
     while sent < size:
         part = min(size - sent, 65536)
         peer.send(piece[:part])
-        sent += part
         client.recv_exactly(part)
-    client.recv_all()
+        sent += part
+    assert client.recv_all() == b""
     assert not client.was_reset
 
 

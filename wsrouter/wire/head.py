@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import httptools
 
@@ -211,15 +211,16 @@ def _parse_fields(
     if head.find(b"\r\n\r\n", 2) != len(head) - 4:
         raise HttpError(400, "not one whole head")
     lines = head[start + 2 : -4].split(b"\r\n") if len(head) - 4 > start else []
-    known = [_remembered.get(line) for line in lines]
+    known = [_remembered.get(line) or _proof(line) for line in lines]
     if None in known:
         unknown = [line for line, entry in zip(lines, known, strict=True) if entry is None]
         judged = iter(_judge(unknown, parser, start_line))
         known = [next(judged) if entry is None else entry for entry in known]
     if len(known) > FIELD_LIMIT:
         raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
-    fields = tuple([entry[0] for entry in known if entry is not None])
-    values = {entry[0][0]: entry[1] for entry in known if entry is not None}
+    entries = cast("list[tuple[Field, list[bytes]]]", known)
+    fields = tuple([field for field, _ in entries])
+    values = {field[0]: value for field, value in entries}
     if len(values) != len(fields):
         values = {}
         for lower, _, value in fields:
@@ -231,6 +232,8 @@ def _parse_fields(
 #: asking llhttp for each is most of what a head costs. A line is remembered only where its meaning does not depend
 #: on other lines, where it is no secret, and while it is short.
 _remembered: dict[bytes, tuple[Field, list[bytes]]] = {}
+#: The two lines of a handshake that are new each time. In exactly this shape there is nothing to judge.
+_PROOF = re.compile(rb"(?i:(sec-websocket-(?:key|accept))): ([A-Za-z0-9+/]{22,27}={1,2})")
 _REMEMBERED_LINES = 2048
 _REMEMBERED_SIZE = 256
 _NEVER_REMEMBERED = frozenset(
@@ -245,6 +248,15 @@ _NEVER_REMEMBERED = frozenset(
         b"transfer-encoding",
     )
 )
+
+
+def _proof(line: bytes) -> tuple[Field, list[bytes]] | None:
+    """The entry of a line that holds a handshake's key or its answer; None for any other."""
+    found = _PROOF.fullmatch(line)
+    if found is None:
+        return None
+    name, value = found.groups()
+    return (name.lower(), name, value), [value]
 
 
 def _judge(
