@@ -1,7 +1,7 @@
 """A listener: accepts connections, waits for the verdict on their first bytes, hands them to layer 4 or layer 7.
 
-One absolute deadline runs from the accept to the verdict, whatever arrives meanwhile. The bytes that were read for the verdict, the
-prefetch, go on untouched, once: to the tunnel, to TLS, or to the front.
+One absolute deadline runs from the accept to the verdict, whatever arrives meanwhile. The bytes that were read for
+the verdict, the prefetch, go on untouched, once: to the tunnel, to TLS, or to the front.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from wsrouter.config import values
@@ -66,10 +65,15 @@ class Listener:
         self._acceptor: Acceptor | None = None
 
     def bind(self, reactor: IReactorFDSet) -> None:
-        """Bind the endpoint and queue connections; ``start`` serves them. Raises RouterError with a reason in one line."""
+        """Bind the endpoint and queue connections.
+
+        ``start`` serves them. Raises RouterError with a reason in one line.
+        """
         results: list[IListeningPort | Failure] = []
         try:
-            listening: Deferred[IListeningPort] = serverFromString(reactor, self.config.endpoint).listen(Factory())
+            listening: Deferred[IListeningPort] = serverFromString(  # type: ignore[no-untyped-call]
+                reactor, self.config.endpoint
+            ).listen(Factory())
         except (ValueError, OSError, KeyError) as error:
             raise RouterError(f"listener {self.name}: cannot listen on {self.config.endpoint}: {error}") from None
         listening.addBoth(results.append)
@@ -110,7 +114,7 @@ class Listener:
             self._acceptor.abort()
             self._acceptor = None
         port, self._port = self._port, None
-        return None if port is None else cast("Deferred[None] | None", port.stopListening())
+        return None if port is None else port.stopListening()
 
     def _accepted(self, leg: Leg) -> None:
         connection = connection_of(leg, self.site.registry.number(), self.name)

@@ -1,7 +1,8 @@
 """The configuration, running: builds every part from its values and owns their life.
 
-``prepare`` reads everything that the configuration names (certificates, CA files) and binds nothing, so it also serves ``--check``.
-``privilegedStartService`` binds the ports, before privileges are dropped; ``startService`` runs in the process that serves.
+``prepare`` reads everything that the configuration names (certificates, CA files) and binds nothing, so it also
+serves ``--check``. ``privilegedStartService`` binds the ports, before privileges are dropped; ``startService`` runs
+in the process that serves.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from wsrouter.policy.routing import RouteTable
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.loop import Relay
 
+#: How long the first look-ups of backends' names may hold up the start, in seconds.
+FIRST_LOOKUPS = 3.0
+
 _log = Logger()
 
 
@@ -52,9 +56,7 @@ class RouterService(Service):
         self.relay = Relay(reactor)
         self.registry = Registry()
         self.sweeper = IdleSweeper(reactor)
-        self.discovery = Discovery(
-            reactor, reactor, [backend for pool in config.pools for backend in pool.backends]
-        )
+        self.discovery = Discovery(reactor, reactor, [backend for pool in config.pools for backend in pool.backends])
         self.listeners: list[RunningListener] = []
         self._proxies: dict[str, HttpProxy] = {}
         self._demo: DemoCertificates | None = None
@@ -76,7 +78,7 @@ class RouterService(Service):
             try:
                 pools[pool.name] = BackendPool(self.relay, pool, self.discovery, keepalive)
             except ConfigError as error:
-                faults += error.faults
+                faults += [f"[pool {pool.name}] {fault}" for fault in error.faults]
         stores: dict[str, CertificateStore | None] = {}
         for listener in config.listeners:
             try:
@@ -124,9 +126,7 @@ class RouterService(Service):
         ]
         if config.router.access_log is not None:
             file = config.router.access_log
-            self._access_log = AccessLog(
-                self.reactor, config.router.log, file if isinstance(file, Path) else None
-            )
+            self._access_log = AccessLog(self.reactor, config.router.log, file if isinstance(file, Path) else None)
             self.registry.observers.append(self._access_log)
 
     def _proxy(self, pool: BackendPool) -> HttpProxy:
@@ -173,9 +173,17 @@ class RouterService(Service):
         if self._access_log is not None:
             self._access_log.open()
         self.relay.start()
-        self.discovery.start()
         for echo in self._echoes:
             echo.startService()
+        # Clients wait in the kernel's queue until the names of backends were looked up once.
+        lookups = self.discovery.start()
+        if not lookups.called:
+            lookups.addTimeout(FIRST_LOOKUPS, self.reactor, lambda _, seconds: None)
+        lookups.addBoth(lambda _: self._accept())
+
+    def _accept(self) -> None:
+        if not self.running or self._drain is not None:
+            return
         for listener in self.listeners:
             listener.start()
             _log.info("listener {name}: listening on {address}", name=listener.name, address=listener.address)

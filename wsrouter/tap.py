@@ -22,7 +22,8 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = (
         "Routes WebSockets (and TLS, HTTP and other TCP) from one port to pools of backends, as an INI file says. "
-        "SIGTERM ends live sessions politely; a second one ends at once. Try: twistd -n wsrouter --config etc/router.ini"
+        "SIGTERM ends live sessions politely; a second one ends at once. "
+        "Try: twistd -n wsrouter --config etc/router.ini"
     )
     optParameters = [
         ["config", "c", None, "The configuration file (INI). etc/router.ini is one that explains itself."],
@@ -30,7 +31,9 @@ class Options(usage.Options):
     optFlags = [
         ["check", None, "Read the configuration and every file it names, say what is wrong, and exit."],
     ]
-    compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.ini")})
+    compData = usage.Completions(  # type: ignore[no-untyped-call]
+        optActions={"config": usage.CompleteFiles("*.ini")}  # type: ignore[no-untyped-call]
+    )
 
     configuration: Config
 
@@ -70,7 +73,7 @@ def makeService(options: Options) -> IService:
 
 
 def _reactor() -> Any:
-    from twisted.internet import reactor  # noqa: PLC0415, TID251
+    from twisted.internet import reactor  # noqa: TID251
 
     return reactor
 

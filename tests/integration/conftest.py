@@ -237,9 +237,10 @@ def encode(
     """A frame's bytes. ``length`` replaces the length field (its first byte without the mask bit), to lie in it."""
     if length is None:
         size = len(payload)
-        length = bytes([size]) if size < 126 else b"\x7e" + struct.pack("!H", size)
-        if size > 0xFFFF:
-            length = b"\x7f" + struct.pack("!Q", size)
+        if size < 126:
+            length = bytes([size])
+        else:
+            length = b"\x7e" + struct.pack("!H", size) if size <= 0xFFFF else b"\x7f" + struct.pack("!Q", size)
     head = bytes([fin << 7 | rsv << 4 | opcode, length[0] | mask << 7]) + length[1:]
     return head + _mask(payload) if mask else head + payload
 

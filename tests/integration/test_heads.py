@@ -211,7 +211,7 @@ def test_text_beyond_ascii_passes_untouched(start, connect) -> None:
 FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded")
 
 
-@pytest.mark.parametrize("make", [opening, lambda *lines: plain(*lines)], ids=["upgrade", "plain"])
+@pytest.mark.parametrize("make", [opening, plain], ids=["upgrade", "plain"])
 def test_forwarding_headers_of_clients_are_replaced(start, connect, make) -> None:
     running, server = start()
     client = connect(running.port())
@@ -260,7 +260,7 @@ H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings
 
 
 def test_h2c_is_served_as_a_plain_request(start, connect) -> None:
-    running, server = start(script=respond)
+    running, _server = start(script=respond)
     client = connect(running.port())
     client.send(plain(*H2C))
     assert status_of(client.recv_until(b"/http")) == 200
@@ -352,7 +352,7 @@ def test_a_head_may_come_byte_by_byte(start, connect) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order(start, connect) -> None:
-    running, server = start(script=respond)
+    running, _server = start(script=respond)
     client = connect(running.port())
     count = 300
     client.send(b"".join(plain(path=b"/http/%03d" % number) for number in range(count)))

@@ -13,7 +13,9 @@ ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 VERSION = "Sec-WebSocket-Version: 13"
 
 
-def handshake(*lines: str, method: str = "GET", key: str = f"Sec-WebSocket-Key: {KEY}", version: str = VERSION) -> bytes:
+def handshake(
+    *lines: str, method: str = "GET", key: str = f"Sec-WebSocket-Key: {KEY}", version: str = VERSION
+) -> bytes:
     """An opening handshake; empty lines are left out."""
     all_lines = [f"{method} /ws HTTP/1.1", "Host: example.com", "Upgrade: websocket", "Connection: Upgrade"]
     return "\r\n".join([line for line in (*all_lines, key, version, *lines) if line]).encode() + b"\r\n\r\n"
@@ -191,7 +193,9 @@ def test_a_subprotocol_chooses_the_route_and_the_backend_chooses_among_those_off
 DEFLATE = "permessage-deflate; client_max_window_bits"
 
 
-def test_only_permessage_deflate_is_offered_to_the_backend_and_its_grant_reaches_the_client(start, ask, backend) -> None:
+def test_only_permessage_deflate_is_offered_to_the_backend_and_its_grant_reaches_the_client(
+    start, ask, backend
+) -> None:
     server = backend()
     running = start(server)
     client = ask(running, handshake(f"Sec-WebSocket-Extensions: x-mux; max=4, {DEFLATE}, permessage-deflate"))
@@ -206,7 +210,13 @@ def test_cookies_and_other_fields_pass_both_ways(start, ask, backend) -> None:
     running = start(server)
     client = ask(running, handshake("Cookie: a=b; c=d", "Authorization: Bearer x=", "Cookie: e=f", "X-Odd:  a,  b "))
     head = server.accept().answer([("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2; HttpOnly"), ("X-Node", "7")])
-    for line in (b"Cookie: a=b; c=d", b"Cookie: e=f", b"Authorization: Bearer x=", b"X-Odd: a,  b", b"Host: example.com"):
+    for line in (
+        b"Cookie: a=b; c=d",
+        b"Cookie: e=f",
+        b"Authorization: Bearer x=",
+        b"X-Odd: a,  b",
+        b"Host: example.com",
+    ):
         assert b"\r\n" + line + b"\r\n" in head
     answer = client.recv_head()
     assert answer.count(b"Set-Cookie: ") == 2
@@ -240,7 +250,9 @@ def test_the_backend_sees_the_headers_and_the_path_that_the_route_sets(start, as
     assert status_of(client.recv_head()) == 101
 
 
-@pytest.mark.parametrize(("path", "seen"), [(b"/ws", b"/"), (b"/ws?a=b", b"/?a=b"), (b"/ws/", b"/"), (b"/ws//x", b"//x")])
+@pytest.mark.parametrize(
+    ("path", "seen"), [(b"/ws", b"/"), (b"/ws?a=b", b"/?a=b"), (b"/ws/", b"/"), (b"/ws//x", b"//x")]
+)
 def test_a_stripped_path_is_never_empty(start, ask, backend, path, seen) -> None:
     server = backend()
     running = start(server, route="strip_prefix = yes")
@@ -566,7 +578,9 @@ def test_a_full_pool_becomes_503(start, ask, backend) -> None:
 # Early frames.
 
 
-def test_frames_in_the_same_segment_as_the_request_come_once_in_order_behind_the_101(start, ask, backend, frame) -> None:
+def test_frames_in_the_same_segment_as_the_request_come_once_in_order_behind_the_101(
+    start, ask, backend, frame
+) -> None:
     server = backend()
     running = start(server)
     client = ask(running, handshake() + frame(1, b"one") + frame(2, b"two")[:5])

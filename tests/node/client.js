@@ -7,11 +7,7 @@
 // "code", "reason"}, or {"status"} for an answer that is no 101.
 "use strict";
 
-const { createRequire } = require("node:module");
-const path = require("node:path");
-
-// The packages lie apart from this file: npm installs them into a folder that is not kept.
-const WebSocket = createRequire(path.join(process.cwd(), "package.json"))("ws");
+const WebSocket = require("ws");
 
 const [url, messages, subprotocols] = process.argv.slice(2);
 const left = JSON.parse(messages);

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,17 +39,30 @@ class TlsClient:
 
 
 class Dial:
-    """Connects to ``address`` within ``timeout`` seconds (TLS included) and calls ``connected`` or ``failed``, once.
+    """Connects within ``timeout`` seconds (TLS included) and calls ``connected`` or ``failed``, once.
 
-    The result never comes before the constructor has returned. ``cancel`` forgets the attempt.
+    ``addresses`` are those of one backend, at least one; the next is tried when one refuses. The result never comes
+    before the constructor has returned. ``cancel`` forgets the attempt.
     """
 
-    __slots__ = ("_address", "_connected", "_deadline", "_failed", "_leg", "_socket", "_tls", "fd", "relay")
+    __slots__ = (
+        "_address",
+        "_connected",
+        "_deadline",
+        "_failed",
+        "_keepalive",
+        "_leg",
+        "_others",
+        "_socket",
+        "_tls",
+        "fd",
+        "relay",
+    )
 
     def __init__(
         self,
         relay: Relay,
-        address: Address,
+        addresses: Sequence[Address],
         timeout: float,
         connected: Connected,
         failed: Failed,
@@ -57,30 +70,45 @@ class Dial:
         keepalive: float | None = None,
     ) -> None:
         self.relay = relay
-        self._address = address
+        self._address, *self._others = addresses
         self._tls = tls
+        self._keepalive = keepalive
         self._connected: Connected | None = connected
         self._failed: Failed | None = failed
         self._leg: TlsLeg | None = None
         self._deadline: Deadline | None = relay.deadlines.after(timeout, self._expired)
         self._socket: socket.socket | None = None
         self.fd = -1
+        number = self._connect()
+        if number:
+            relay.later(lambda: self._refused(number))
+
+    def _connect(self) -> int:
+        """Begin to connect to the present address; returns an error number, 0 for none yet."""
+        address = self._address
         try:
             self._socket = sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            set_keepalive(sock, address.family, keepalive)
+            set_keepalive(sock, address.family, self._keepalive)
             number = sock.connect_ex(address.sockaddr)
         except OSError as error:
             number = error.errno or errno.EIO
-        if self._socket is None:
-            self._later_failure(number)
-            return
-        if number in (0, errno.EINPROGRESS):
-            self.fd = self._socket.fileno()
-            relay.add(self.fd, self)
-            relay.watch(self.fd, EPOLLOUT)
-        else:
+        if number and number != errno.EINPROGRESS:
             # EAGAIN on a unix socket says that its queue is full: refused, as far as we are concerned.
-            self._later_failure(number)
+            return number
+        assert self._socket is not None
+        self.fd = self._socket.fileno()
+        self.relay.add(self.fd, self)
+        self.relay.watch(self.fd, EPOLLOUT)
+        return 0
+
+    def _refused(self, number: int) -> None:
+        """This address did not take the connection: the next, or the end."""
+        while number and self._others and self._failed is not None:
+            self._drop()
+            self._address = self._others.pop(0)
+            number = self._connect()
+        if number:
+            self._fail(DialError(os.strerror(number).lower()))
 
     def cancel(self) -> None:
         """Forget the attempt; nothing is called any more."""
@@ -111,7 +139,7 @@ class Dial:
             return
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
-            self._fail(DialError(os.strerror(number).lower()))
+            self._refused(number)
             return
         self._socket = None
         # The leg takes this one's place on the relay.
@@ -154,9 +182,6 @@ class Dial:
         if failed is not None:
             failed(error)
 
-    def _later_failure(self, number: int) -> None:
-        self.relay.later(lambda: self._fail(DialError(os.strerror(number).lower())))
-
     def _expired(self) -> None:
         self._deadline = None
         self._fail(DialError("no connection in time", timed_out=True))
@@ -175,4 +200,5 @@ class Dial:
             if self.fd >= 0:
                 self.relay.unwatch(self.fd)
                 self.relay.remove(self.fd)
+                self.fd = -1
             self.relay.bury(sock)

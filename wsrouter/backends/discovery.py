@@ -1,20 +1,29 @@
 """The addresses of backends: literals at once, names through the system's resolver, off the loop.
 
-The system's resolver (hosts file, search domains, DNS, in a thread of the reactor) is what operators expect a name to mean.
-It does not tell how long an answer holds, so names are asked again every REFRESH seconds. A name that stops resolving keeps its last
-addresses: a resolver that is down must not take a healthy backend with it.
+The system's resolver (hosts file, search domains, DNS, in a thread of the reactor) is what operators expect a name
+to mean. It does not tell how long an answer holds, so names are asked again every REFRESH seconds. A name that stops
+resolving keeps its last addresses: a resolver that is down must not take a healthy backend with it.
 """
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHostResolution, IReactorPluggableNameResolver, IReactorTime, IResolutionReceiver
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHostResolution,
+    IReactorPluggableNameResolver,
+    IReactorTime,
+    IResolutionReceiver,
+)
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsrouter.backends.dial import Address
@@ -60,14 +69,16 @@ class _Receiver:
 
 
 class Discovery:
-    """Knows the current addresses of all backends. ``start`` looks names up for the first time and keeps them fresh."""
+    """Knows the current addresses of all backends; ``start`` keeps those of names fresh."""
 
-    def __init__(self, clock: IReactorTime, resolver: IReactorPluggableNameResolver, backends: Iterable[Backend]) -> None:
+    def __init__(
+        self, clock: IReactorTime, resolver: IReactorPluggableNameResolver, backends: Iterable[Backend]
+    ) -> None:
         self._clock = clock
         self._resolver = resolver
         self._names: set[str] = set()
         self._hosts: dict[str, list[tuple[int, str]]] = {}
-        self._literals: dict[Backend, Address] = {}
+        self._literals: dict[Backend, tuple[Address]] = {}
         self._turn = 0
         self._call: IDelayedCall | None = None
         self._running = False
@@ -76,12 +87,12 @@ class Discovery:
             if address is None:
                 self._names.add(backend.host)
             else:
-                self._literals[backend] = address
+                self._literals[backend] = (address,)
 
-    def start(self) -> None:
-        """Look up all names now and every REFRESH seconds."""
+    def start(self) -> Deferred[None]:
+        """Look up all names now and every REFRESH seconds; fires when the first look-ups have ended."""
         self._running = True
-        self._refresh()
+        return self._refresh()
 
     def stop(self) -> None:
         """Look up no more."""
@@ -90,36 +101,42 @@ class Discovery:
             self._call.cancel()
             self._call = None
 
-    def address(self, backend: Backend) -> Address | None:
-        """One address of ``backend`` (a name's addresses take turns), or None while its name does not resolve."""
-        address = self._literals.get(backend)
-        if address is not None:
-            return address
-        hosts = self._hosts.get(backend.host)
-        if not hosts:
-            return None
-        self._turn += 1
-        family, host = hosts[self._turn % len(hosts)]
-        if family == socket.AF_INET6:
-            return Address(family, (host, backend.port, 0, 0))
-        return Address(family, (host, backend.port))
+    def addresses(self, backend: Backend) -> Sequence[Address]:
+        """The addresses of ``backend``, in the order to try them; empty while its name does not resolve.
 
-    def _refresh(self) -> None:
-        if not self._names:
-            return
-        self._call = self._clock.callLater(REFRESH, self._refresh)
+        A name's addresses take turns at being the first.
+        """
+        literal = self._literals.get(backend)
+        if literal is not None:
+            return literal
+        hosts = self._hosts.get(backend.host, [])
+        if len(hosts) > 1:
+            self._turn += 1
+            first = self._turn % len(hosts)
+            hosts = hosts[first:] + hosts[:first]
+        return [
+            Address(family, (host, backend.port, 0, 0) if family == socket.AF_INET6 else (host, backend.port))
+            for family, host in hosts
+        ]
+
+    def _refresh(self) -> Deferred[None]:
+        self._call = None
+        if self._names:
+            self._call = self._clock.callLater(REFRESH, self._refresh)
+        lookups: list[Deferred[None]] = []
         for name in sorted(self._names):
             receiver = _Receiver()
-            receiver.done.addCallback(lambda found, name=name: self._resolved(name, found))
-            receiver.done.addErrback(lambda failure, name=name: _log.failure("looking up {name} failed", failure, name=name))
+            lookup = receiver.done.addCallback(functools.partial(self._resolved, name))
+            lookups.append(lookup.addErrback(functools.partial(_failed, name)))
             self._resolver.nameResolver.resolveHostName(receiver, name, transportSemantics="TCP")
+        return DeferredList(lookups).addCallback(lambda _: None)
 
     def _resolved(self, name: str, found: Sequence[IAddress]) -> None:
         if not self._running:
             return
         hosts = sorted(
             {
-                (socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET, address.host)
+                (int(socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET), address.host)
                 for address in found
                 if isinstance(address, IPv4Address | IPv6Address)
             }
@@ -127,8 +144,13 @@ class Discovery:
         known = self._hosts.get(name)
         if not hosts:
             if known is None:
-                _log.warn("backend name {name} does not resolve; it is tried again in {seconds:.0f} s", name=name, seconds=REFRESH)
+                _log.warn("backend {name} does not resolve; next try in {seconds:.0f} s", name=name, seconds=REFRESH)
             return
         if known is not None and known != hosts:
-            _log.info("backend name {name} resolves to {addresses} now", name=name, addresses=", ".join(host for _, host in hosts))
-        self._hosts[name] = [(int(family), host) for family, host in hosts]
+            addresses = ", ".join(host for _, host in hosts)
+            _log.info("backend {name} resolves to {addresses} now", name=name, addresses=addresses)
+        self._hosts[name] = hosts
+
+
+def _failed(name: str, failure: Failure) -> None:
+    _log.failure("looking up {name} failed", failure, name=name)

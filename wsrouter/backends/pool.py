@@ -1,8 +1,8 @@
 """A pool at work: which backend is next, how many sessions each has, and the attempt to reach one.
 
 An attempt walks from backend to backend, never to the same one twice, until one answers or the pool's ``retries`` are
-used up. The layer above may send it on (``retry``) when a backend that accepted the connection turns out to be no good before
-anything of it has reached the client.
+used up. The layer above may send it on (``retry``) when a backend that accepted the connection turns out to be no
+good before anything of it has reached the client.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ class BackendPool:
         self._tls: dict[Backend, TlsClient] = {}
         if config.tls is not None:
             context = backend_context(config.tls)
-            self._tls = {
-                backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends
-            }
+            self._tls = {backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends}
 
     def pick(self, excluded: Collection[Backend] = ()) -> Backend | None:
         """The backend whose turn it is, or None when all are excluded or full."""
@@ -57,15 +55,20 @@ class BackendPool:
         """One use has ended."""
         self.live[backend] -= 1
 
-    def dial(self, backend: Backend, connected: Callable[[Leg], None], failed: Callable[[DialError], None]) -> Dial | None:
-        """Connect to ``backend``, TLS included where the pool has it. None: it has no address; ``failed`` was called."""
-        address = self.discovery.address(backend)
-        if address is None:
+    def dial(
+        self, backend: Backend, connected: Callable[[Leg], None], failed: Callable[[DialError], None]
+    ) -> Dial | None:
+        """Connect to ``backend``, TLS included where the pool has it.
+
+        None: it has no address, and ``failed`` was called.
+        """
+        addresses = self.discovery.addresses(backend)
+        if not addresses:
             failed(DialError("its name does not resolve"))
             return None
         return Dial(
             self.relay,
-            address,
+            addresses,
             self.config.connect_timeout,
             connected,
             failed,
@@ -81,8 +84,8 @@ class BackendPool:
 class Attempt:
     """Reaches one backend of a pool for one client.
 
-    ``connected(leg, backend)`` or ``failed(error)`` is called, once for ``start`` and once for each ``retry``; the one who
-    got a leg owns it, and the backend's count until ``give_back``.
+    ``connected(leg, backend)`` or ``failed(error)`` is called, once for ``start`` and once for each ``retry``; the
+    one who got a leg owns it, and the backend's count until ``give_back``.
     """
 
     __slots__ = ("_backend", "_connected", "_dial", "_failed", "pool", "tried")
@@ -144,7 +147,9 @@ class Attempt:
             return
         self._backend = backend
         pool.take(backend)
-        self._dial = pool.dial(backend, self._reached, self._unreached)
+        dial = pool.dial(backend, self._reached, self._unreached)
+        if dial is not None:  # else it failed at once, and the next backend's dial may be under way already
+            self._dial = dial
 
     def _reached(self, leg: Leg) -> None:
         self._dial = None

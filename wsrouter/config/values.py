@@ -142,7 +142,10 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class PathRule:
-    """The path of a route; ``regex`` is set for ``PathKind.REGEX``, ``text`` holds what was written after ``=`` or ``~``."""
+    """The path of a route.
+
+    ``regex`` is set for ``PathKind.REGEX``, ``text`` holds what was written after ``=`` or ``~``.
+    """
 
     kind: PathKind
     text: str

@@ -1,7 +1,7 @@
 """A tunnel: a client's connection and a backend's, coupled byte for byte.
 
-Half-closes are passed on, and the other direction finishes in its own time. A reset is passed on as a reset: turned into
-an orderly end, it would make cut-off data look whole.
+Half-closes are passed on, and the other direction finishes in its own time. A reset is passed on as a reset: turned
+into an orderly end, it would make cut-off data look whole.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ class Tunnel:
         "number",
     )
 
-    def __init__(
-        self, room: Layer4, client: Leg, connection: Connection, rule: values.Tunnel, prefetch: bytes
-    ) -> None:
+    def __init__(self, room: Layer4, client: Leg, connection: Connection, rule: values.Tunnel, prefetch: bytes) -> None:
         self.number = connection.number
         self._room = room
         self._client: Leg | None = client

@@ -1,10 +1,12 @@
 """The front: reads the request heads of one client connection and sends each request on its way.
 
-The front owns the heads. Each is cut at its blank line and parsed whole; no next head is looked at before the request before
-it has been answered. So what a backend gets is always one request that was judged, and nothing that hid behind it.
+The front owns the heads. Each is cut at its blank line and parsed whole; no next head is looked at before the request
+before it has been answered. So what a backend gets is always one request that was judged, and nothing that hid behind
+it.
 
-An upgrade, on the first or any later request, ends the front: the connection becomes a session. A refusal ends the connection,
-with the answer first and a lingering close, because what follows a refused request cannot be trusted to be a request.
+An upgrade, on the first or any later request, ends the front: the connection becomes a session. A refusal ends the
+connection, with the answer first and a lingering close, because what follows a refused request cannot be trusted to
+be a request.
 """
 
 from __future__ import annotations
@@ -114,6 +116,7 @@ class Front(Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.lost(reason)
+            self._log_exchange(exchange)
 
     # Heads.
 
@@ -232,6 +235,7 @@ class Front(Protocol):
             body_timeout=self._listener.body_timeout,
             done=self._answered,
         )
+        exchange.last = self._site.draining
         exchange.start(rest)
 
     def _answered(self, keep_alive: bool) -> None:
@@ -295,7 +299,9 @@ class Front(Protocol):
         leg.loseConnection()
 
     def drain(self) -> None:
-        """Stop waiting for another request."""
+        """Stop waiting for another request; one that is being answered is the last."""
+        if self._exchange is not None:
+            self._exchange.last = True
         if self._stage is Stage.HEAD and not self._received:
             self._leave()
             self._leg.loseConnection()

@@ -1,11 +1,11 @@
 """One opening handshake on its way: to a backend, and its answer back (RFC 6455 4).
 
-The client's request goes to the backend with the client's own key; the backend's 101 is verified before a single frame
-passes. A refusal (401, 302, 503 and so on) reaches the client as the backend wrote it, body included; then the connection
-ends, because bytes behind an upgrade request may be frames or a request, and nobody could tell.
+The client's request goes to the backend with the client's own key; the backend's 101 is verified before a single
+frame passes. A refusal (401, 302, 503 and so on) reaches the client as the backend wrote it, body included; then the
+connection ends, because bytes behind an upgrade request may be frames or a request, and nobody could tell.
 
-A backend that refuses the connection, or drops it before its answer begins, is passed over for the next one. Once a backend has
-answered, or has kept silent for the whole ``handshake_timeout``, its word stands.
+A backend that refuses the connection, or drops it before its answer begins, is passed over for the next one. Once a
+backend has answered, or has kept silent for the whole ``handshake_timeout``, its word stands.
 """
 
 from __future__ import annotations
@@ -226,6 +226,10 @@ class Opening(TwistedProtocol):
             self._body = _until_done(LengthBody(response.content_length))
         else:
             self._body = _until_close
+        if response.status == 426:
+            # Hop-by-hop, and yet the point of this answer (RFC 9110 15.5.22).
+            fields.append((b"Upgrade", b"websocket"))
+            fields.append((b"Connection", b"Upgrade"))
         fields.append((b"Connection", b"close"))
         client, leg = self._client, self._leg
         assert leg is not None

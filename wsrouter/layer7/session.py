@@ -8,8 +8,8 @@ While both peers behave the session does nothing: the pumps carry the frames. It
 - The router ends the session (idle, drain): both peers get the router's code.
 
 A Close frame can go out at a frame boundary only; inside a frame it would be read as payload. Where the rest of the
-frame is still coming the Close waits for it. Where it will never come, TCP is closed without a Close frame: the peer sees
-1006, and a cut-off message never looks whole.
+frame is still coming the Close waits for it. Where it will never come, TCP is closed without a Close frame: the peer
+sees 1006, and a cut-off message never looks whole.
 
 Once a side was told to close by the router, nothing more is passed to it, and its own Close frame, which
 answers the router's, is not passed on.
@@ -117,7 +117,8 @@ class RelaySession:
         """A Close, a violation, or the boundary that a Close of the router's waits for."""
         walker = pump.walker
         owed = self._owed
-        if owed is not None and pump in owed and pump.at_boundary:
+        if owed is not None and pump in owed:
+            # It stopped at the boundary. The walker may be inside the next frame already, but that one is dropped.
             code = owed.pop(pump)
             walker.event = walker.close is not None or walker.violation is not None
             self._say_close(pump, code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
@@ -79,6 +80,13 @@ class HeaderRules:
         return [(name, template.fill(fields)) for name, template in self.templates]
 
 
+class Drainable(Protocol):
+    """A client connection at HTTP."""
+
+    def drain(self) -> None:
+        """End it, unless it is busy; then it ends itself afterwards."""
+
+
 @dataclass(slots=True)
 class Site:
     """Layer 7 of one process."""
@@ -95,7 +103,7 @@ class Site:
     #: A drain has begun: no upgrades any more, and answers close their connections.
     draining: bool = False
     #: Client connections that are at HTTP, live sessions excepted.
-    fronts: set[object] = field(default_factory=set)
+    fronts: set[Drainable] = field(default_factory=set)
 
     def refuse(
         self, connection: Connection, stage: str, rule: str, status: int | None, reason: str, **more: str

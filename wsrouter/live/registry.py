@@ -54,7 +54,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What has passed so far; ``in`` is from the client. Messages are None for tunnels. Bytes are those of the wire, inside TLS."""
+    """What has passed so far.
+
+    ``in`` is from the client. Messages are None for tunnels. Bytes are those of the wire, inside TLS.
+    """
 
     bytes_in: int
     bytes_out: int

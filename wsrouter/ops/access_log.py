@@ -1,7 +1,7 @@
 """The access log: a line when a session or tunnel opens, one when it ends, one for each refusal.
 
-As text the fields are ``name=value``, with quotes around what holds blanks; as JSON every line is one object. Whatever a peer
-chose (path, host, close reason) is escaped: it can neither break a line nor forge one.
+As text the fields are ``name=value``, with quotes around what holds blanks; as JSON every line is one object.
+Whatever a peer chose (path, host, close reason) is escaped: it can neither break a line nor forge one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class AccessLog:
         """Open the file. Raises OSError."""
         if self._file is not None:
             # By line: a line is whole in the file at once, so that one can follow it.
-            self._stream = io.TextIOWrapper(self._file.open("ab", buffering=0), "utf-8", "backslashreplace", write_through=True)
+            self._stream = io.TextIOWrapper(
+                self._file.open("ab", buffering=0), "utf-8", "backslashreplace", write_through=True
+            )
 
     def close(self) -> None:
         """Close the file."""

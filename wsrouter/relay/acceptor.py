@@ -51,7 +51,7 @@ def set_keepalive(sock: socket.socket, family: int, seconds: float | None) -> No
 class Acceptor:
     """Accepts from the listening descriptor ``fd`` (duplicated, so the caller keeps its own)."""
 
-    __slots__ = ("_accepted", "_limit", "_label", "_resume", "_watched", "fd", "live", "relay", "socket")
+    __slots__ = ("_accepted", "_label", "_limit", "_resume", "_watched", "fd", "live", "relay", "socket")
 
     def __init__(
         self,

@@ -20,16 +20,14 @@ import enum
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
-    IAddress,
     IConsumer,
     IHalfCloseableProtocol,
     IProtocol,
-    IPullProducer,
     IPushProducer,
     ITCPTransport,
 )
@@ -55,7 +53,7 @@ FLUSH = 60.0
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-DONE = Failure(ConnectionDone())
+DONE = Failure(ConnectionDone())  # type: ignore[no-untyped-call]
 
 
 class State(enum.Enum):
@@ -85,10 +83,10 @@ class Home(Protocol):
     live: int
 
 
-def address_of(sockaddr: object, family: int) -> IAddress:
+def address_of(sockaddr: object, family: int) -> Any:
     """The Twisted address for what the socket module calls one."""
     if family == socket.AF_UNIX:
-        return UNIXAddress(sockaddr or None)
+        return UNIXAddress(sockaddr if isinstance(sockaddr, str | bytes) and sockaddr else None)
     assert isinstance(sockaddr, tuple)
     if family == socket.AF_INET6:
         return IPv6Address("TCP", sockaddr[0], sockaddr[1])
@@ -131,7 +129,8 @@ class Leg:
         self.peername = peername
         #: The relay calls this when there is something to read.
         self.read: Callable[[], None] = self._read_for_protocol
-        self.protocol: IProtocol | None = None
+        #: An IProtocol, or None: before ``attach``, and once the leg is coupled.
+        self.protocol: Any = None
         self.coupling: Coupled | None = None
         #: What the kernel did not take yet.
         self.pending: bytearray | None = None
@@ -143,7 +142,8 @@ class Leg:
         self._state = OPEN
         self._fin = False
         self._feeder: Pump | None = None
-        self._producer: IPushProducer | IPullProducer | None = None
+        #: An IPushProducer, or an IPullProducer when not ``_streaming``.
+        self._producer: Any = None
         self._streaming = False
         self._linger: Deadline | None = None
         relay.add(self.fd, self)
@@ -154,11 +154,11 @@ class Leg:
         """Give the connection's bytes to ``protocol`` from now on, ``prefetch`` first."""
         self.protocol = protocol
         self.read = self._read_for_protocol
+        # Before the protocol has its say: it may pause.
+        self.resumeProducing()
         protocol.makeConnection(self)
         if prefetch and self._state is OPEN:
             protocol.dataReceived(prefetch)
-        if self.protocol is protocol and self.coupling is None:
-            self.resumeProducing()
 
     def couple(self, coupling: Coupled, outward: Pump, inward: Pump) -> None:
         """Leave the protocol: ``outward`` reads this leg from now on, ``inward`` writes into it."""
@@ -195,7 +195,7 @@ class Leg:
         if events & ~EPOLLOUT:
             if self._reading:
                 self.read()
-            elif not events & EPOLLOUT:
+            elif self._mask and not events & EPOLLOUT:
                 # Only a hang-up or an error is left, and nobody reads: it is the end.
                 self.lose(self._socket_error() or ConnectionLost())
 
@@ -221,7 +221,7 @@ class Leg:
 
     def write(self, data: bytes) -> None:
         """Send ``data`` now, or keep it until the kernel takes it. Ignored once the leg is closing."""
-        if self._state is OPEN and not self._fin and data:
+        if data and self._takes_bytes():
             self._push(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -259,11 +259,11 @@ class Leg:
             if self.pending is None:
                 self._shutdown()
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> Any:
         """The other end's address."""
         return address_of(self.peername, self.socket.family)
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> Any:
         """This end's address."""
         return address_of(self.socket.getsockname(), self.socket.family)
 
@@ -306,11 +306,11 @@ class Leg:
 
     # IConsumer: this leg as a sink.
 
-    def registerProducer(self, producer: IPushProducer | IPullProducer, streaming: bool) -> None:
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Let ``producer`` be paused while the peer is slow; a pull producer is asked whenever there is room."""
         if self._producer is not None:
             raise RuntimeError(f"cannot register {producer!r}: {self._producer!r} is registered")
-        if self._state is CLOSED:
+        if self._state is not OPEN:
             producer.stopProducing()
             return
         self._producer = producer
@@ -318,7 +318,7 @@ class Leg:
         if not streaming:
             self._watch_wishes()
         elif self.pending is not None:
-            producer.pauseProducing()  # type: ignore[union-attr]
+            producer.pauseProducing()
 
     def unregisterProducer(self) -> None:
         """The producer is done."""
@@ -352,7 +352,7 @@ class Leg:
             if self._feeder is not None:
                 self._feeder.pause()
             elif self._producer is not None and self._streaming:
-                self._producer.pauseProducing()  # type: ignore[union-attr]
+                self._producer.pauseProducing()
 
     def _flush(self) -> None:
         pending = self.pending
@@ -372,7 +372,6 @@ class Leg:
 
     def _flushed(self) -> None:
         if self._pulling():
-            assert self._producer is not None
             self._producer.resumeProducing()
             return
         self._watch_wishes()
@@ -384,6 +383,10 @@ class Leg:
             self._feeder.resume()
         elif self._producer is not None:
             self._producer.resumeProducing()
+
+    def _takes_bytes(self) -> bool:
+        """Whether bytes may still be written; a pull producer goes on behind ``loseConnection``."""
+        return (self._state is OPEN or (self._state is FLUSHING and self._pulling())) and not self._fin
 
     def _pulling(self) -> bool:
         return self._producer is not None and not self._streaming
@@ -422,7 +425,7 @@ class Leg:
         if self._fin and self.pending is None:
             self.lose(None)
         elif IHalfCloseableProtocol.providedBy(protocol):
-            protocol.readConnectionLost()  # type: ignore[union-attr]
+            protocol.readConnectionLost()
         else:
             self.loseConnection()
 
@@ -472,10 +475,14 @@ class Leg:
         self.lose(None)
 
     def lose(self, error: Exception | None, reset: bool = False) -> None:
-        """The connection is gone: ``error`` says how, None for in order. Whoever owns the leg hears it at the end of the batch."""
+        """The connection is gone.
+
+        ``error`` says how, None for in order. Whoever owns the leg hears it at the end of the batch.
+        """
         if self._state is CLOSED:
             return
         self._state = CLOSED
+        self._reading = False
         self._watch(0)
         self.relay.remove(self.fd)
         if self.home is not None:
@@ -490,12 +497,12 @@ class Leg:
             except OSError:
                 pass  # the kernel has dropped the connection already
         self.relay.bury(self.socket)
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self.relay.later(producer.stopProducing)
         self.relay.later(lambda: self._tell_lost(error))
 
     def _tell_lost(self, error: Exception | None) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.stopProducing()
         coupling, self.coupling = self.coupling, None
         protocol, self.protocol = self.protocol, None
         self._feeder = None
@@ -504,7 +511,7 @@ class Leg:
         if coupling is not None:
             coupling.leg_lost(self, error)
         elif protocol is not None:
-            protocol.connectionLost(DONE if error is None else Failure(error))
+            protocol.connectionLost(DONE if error is None else Failure(error))  # type: ignore[no-untyped-call]
 
     def _socket_error(self) -> OSError | None:
         number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -184,7 +184,7 @@ class Relay:
             self._in_batch = False
 
     def _fail(self, member: Member) -> None:
-        failure = Failure()
+        failure = Failure()  # type: ignore[no-untyped-call]
         _log.failure("A connection failed in the router itself and is ended", failure)
         try:
             member.failed(failure)

@@ -109,7 +109,7 @@ class FramePump(Pump):
     def __init__(self, coupling: Coupling, source: Leg, sink: Leg, walker: FrameWalker) -> None:
         super().__init__(coupling, source, sink)
         self.walker = walker
-        self._walk = walker.walk
+        self._walk: Callable[[bytes | bytearray, int], int] = walker.walk
 
     def run(self) -> None:
         """The source is readable. This repeats ``Pump.run`` with the walker in it, because calls cost here."""

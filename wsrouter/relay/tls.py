@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectionLost
+
 from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, OPEN, VIEW, Coupled, Leg
 from wsrouter.relay.loop import Relay
 
@@ -225,7 +226,7 @@ class TlsLeg(Leg):
 
     def write(self, data: bytes) -> None:
         """See Leg.write."""
-        if self._state is OPEN and not self._fin and data:
+        if data and self._takes_bytes():
             try:
                 self._encrypt(memoryview(data))
             except OSError as error:

@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import gc
+import ssl
+import weakref
+from typing import Any
+
+import pytest
+from twisted.internet.error import ConnectionDone
+
+from wsrouter.relay.leg import LINGER
+from wsrouter.relay.loop import BATCH, HEAVY_STEPS
+from wsrouter.relay.tls import TlsLeg, reason_of
+
+RECORD = 16 * 1024
+FLOOD = b"0123456789abcdef" * (1 << 14)
+
+
+def begun(rig: Any, *, server_side: bool = True, name: str | None = None, context: Any = None) -> tuple[Any, Any, list[str]]:
+    """A TLS leg whose handshake has begun, the bare peer, and what the leg tells of it."""
+    near, far = rig.pair()
+    context = context or (rig.server_context if server_side else rig.client_context)
+    leg = TlsLeg(rig.relay, near, near.getpeername(), context, server_side=server_side, server_hostname=name)
+    told: list[str] = []
+    leg.handshake(lambda: told.append("done"), told.append)
+    far.setblocking(False)
+    return leg, far, told
+
+
+def peer_of(rig: Any, far: Any, name: str | None) -> Any:
+    """A TLS peer on a bare socket: a client that asks for ``name``, or a server."""
+    peer_class = type(rig.tls_leg()[1])
+    peer = peer_class(far, rig.client_context if name is not None else rig.server_context, name)
+    rig.peers.append(peer)
+    return peer
+
+
+# Handshake.
+
+
+def test_a_client_and_a_server_leg_agree(rig, recorder):
+    for server_side in (True, False):
+        leg, far, told = begun(rig, server_side=server_side, name=None if server_side else "leg.example")
+        peer = peer_of(rig, far, "leg.example" if server_side else None)
+        rig.until(lambda told=told: told)
+        assert told == ["done"]
+        protocol = recorder()
+        leg.attach(protocol)
+        peer.send(b"ping")
+        leg.write(b"pong")
+        rig.until(lambda protocol=protocol, peer=peer: protocol.data == b"ping" and peer.plain == b"pong")
+
+
+def test_a_prefetched_hello_is_not_asked_for_again(rig):
+    leg, far, told = begun(rig)
+    peer = peer_of(rig, far, "leg.example")
+    peer.greedy = False
+    leg.pauseProducing()
+    rig.turn()
+    near, far = rig.pair()
+    hello = ssl.MemoryBIO()
+    client = rig.client_context.wrap_bio(incoming := ssl.MemoryBIO(), hello, server_hostname="leg.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    other = TlsLeg(rig.relay, near, near.getpeername(), rig.server_context, server_side=True)
+    other.handshake(lambda: told.append("done"), told.append, hello.read())
+    assert incoming.pending == 0
+    assert far.recv(1 << 16)[:1] == b"\x16"
+
+
+def test_a_hello_byte_by_byte_is_enough(rig):
+    _, far, told = begun(rig)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = rig.client_context.wrap_bio(incoming, outgoing, server_hostname="leg.example")
+    for _ in range(10):
+        try:
+            client.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        data = outgoing.read()
+        for index in range(len(data)):
+            far.send(data[index : index + 1])
+            if index % 50 == 0:
+                rig.turn()
+        rig.settle()
+        if told:
+            break
+        incoming.write(far.recv(1 << 16))
+    assert told == ["done"]
+
+
+def test_a_name_that_does_not_verify_fails_the_handshake(rig):
+    leg, far, told = begun(rig, server_side=False, name="other.example")
+    peer_of(rig, far, None)
+    rig.until(lambda: told)
+    assert "does not verify" in told[0]
+    assert "mismatch" in told[0].lower()
+    rig.advance(LINGER + 0.1)
+    assert leg.fd not in rig.relay.members
+    assert len(told) == 1
+
+
+def test_garbage_fails_the_handshake_and_the_peer_gets_an_alert(rig):
+    leg, far, told = begun(rig)
+    far.send(b"\x16\x03\x01\x00\x05hello")
+    rig.until(lambda: told)
+    data = far.recv(100)
+    assert data[:1] == b"\x15"
+    rig.advance(LINGER + 0.1)
+    assert leg.fd not in rig.relay.members
+    assert told[1:] == []
+
+
+@pytest.mark.parametrize("how", ["fin", "reset"])
+def test_a_peer_that_leaves_within_the_handshake_fails_it_once(rig, how):
+    leg, far, told = begun(rig)
+    far.send(b"\x16\x03")
+    if how == "fin":
+        far.close()
+    else:
+        far.setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")
+        far.close()
+    rig.until(lambda: told)
+    rig.settle()
+    assert len(told) == 1
+    assert leg.fd not in rig.relay.members
+
+
+def test_an_abort_within_the_handshake_calls_nobody(rig):
+    leg, _, told = begun(rig)
+    leg.abortConnection()
+    rig.settle()
+    assert told == []
+
+
+def test_a_stop_of_the_relay_within_the_handshake_calls_nobody(rig):
+    leg, _, told = begun(rig)
+    rig.relay.stop()
+    assert told == []
+    assert not leg.connected
+
+
+def test_a_turn_does_few_handshakes(rig):
+    hellos = []
+    legs = []
+    for _ in range(3 * BATCH):
+        leg, far, told = begun(rig)
+        outgoing = ssl.MemoryBIO()
+        client = rig.client_context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="leg.example")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        hellos.append((far, outgoing.read()))
+        legs.append((leg, told))
+    for far, hello in hellos:
+        far.send(hello)
+    rig.rest()
+    rig.relay.doRead()
+    assert HEAVY_STEPS < rig.relay.heavy <= BATCH
+    rounds = 1
+    while rig.rest(0):
+        rig.relay.doRead()
+        rounds += 1
+    assert rounds >= 3
+    assert sum(bool(far.recv(1)) for far, _ in hellos) == len(hellos)
+
+
+# Reading.
+
+
+def test_data_that_comes_with_the_last_flight_of_the_handshake_is_not_lost(rig, recorder):
+    for _ in range(5):
+        protocol = recorder()
+        rig.tls_leg(protocol, early=b"early")
+        rig.until(lambda protocol=protocol: protocol.data == b"early")
+
+
+def test_several_records_of_one_segment_all_arrive_without_another_event(rig, recorder):
+    protocol = recorder()
+    _, peer = rig.tls_leg(protocol)
+    outgoing = peer.outgoing
+    for number in range(50):
+        peer.tls.write(b"%d," % number)
+    peer.send_raw(outgoing.read())
+    expected = b"".join(b"%d," % number for number in range(50))
+    rig.until(lambda: protocol.data == expected)
+
+
+def test_a_flood_arrives_whole(rig, recorder):
+    protocol = recorder()
+    _, peer = rig.tls_leg(protocol)
+    peer.send(FLOOD)
+    rig.until(lambda: len(protocol.data) == len(FLOOD))
+    assert protocol.data == FLOOD
+    rig.settle()
+    assert not rig.spin()
+
+
+def test_what_openssl_holds_is_read_on_resume_though_no_event_comes(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+    protocol.on_data = lambda data: leg.pauseProducing()
+    for piece in (b"one", b"two", b"three"):
+        peer.tls.write(piece)
+    peer.flush()
+    rig.until(lambda: protocol.data == b"one")
+    assert not rig.spin()
+    assert protocol.data == b"one"
+    leg.resumeProducing()
+    rig.turn(2)
+    assert protocol.data == b"onetwo"
+    leg.resumeProducing()
+    rig.turn(2)
+    assert protocol.data == b"onetwothree"
+
+
+def test_a_protocol_that_pauses_and_resumes_in_one_call_gets_all(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+
+    def wink(data: bytes) -> None:
+        leg.pauseProducing()
+        leg.resumeProducing()
+
+    protocol.on_data = wink
+    for number in range(20):
+        peer.tls.write(b"%d," % number)
+    peer.flush()
+    rig.until(lambda: protocol.data.endswith(b"19,"))
+    assert protocol.data == b"".join(b"%d," % number for number in range(20))
+
+
+def test_what_openssl_holds_goes_to_the_protocol_that_is_attached_meanwhile(rig, recorder):
+    first, second = recorder(), recorder()
+    leg, peer = rig.tls_leg(first)
+    first.on_data = lambda data: leg.attach(second)
+    peer.tls.write(b"one")
+    peer.tls.write(b"two")
+    peer.flush()
+    rig.until(lambda: second.data == b"two")
+    assert first.data == b"one"
+
+
+def test_a_protocol_that_closes_on_the_first_record_gets_no_more_and_its_answer_arrives(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+
+    def refuse(data: bytes) -> None:
+        leg.write(b"refused")
+        leg.loseConnection()
+
+    protocol.on_data = refuse
+    for _ in range(5):
+        peer.tls.write(b"x" * 1000)
+    peer.flush()
+    rig.until(lambda: peer.ended)
+    assert peer.plain == b"refused"
+    assert peer.notified
+    assert peer.fault is None
+    assert len(protocol.data) == 1000
+    peer.send_raw(b"more that is dropped")
+    rig.settle()
+    assert not protocol.lost
+    peer.finish()
+    rig.until(lambda: protocol.lost)
+    assert type(protocol.lost[0]) is ConnectionDone
+
+
+def test_an_exception_in_a_protocol_ends_the_leg_even_when_it_came_from_a_drain(rig, recorder, logged_failures):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+    protocol.on_data = lambda data: leg.pauseProducing()
+    peer.tls.write(b"one")
+    peer.tls.write(b"two")
+    peer.flush()
+    rig.until(lambda: protocol.data == b"one")
+
+    def fail(data: bytes) -> None:
+        raise ZeroDivisionError
+
+    protocol.on_data = fail
+    leg.resumeProducing()
+    rig.turn(2)
+    assert len(logged_failures.flush(ZeroDivisionError)) == 1
+    assert protocol.lost
+
+
+# The end.
+
+
+def test_a_close_notify_is_an_end_in_order(rig, recorder):
+    protocol = recorder()
+    _, peer = rig.tls_leg(protocol)
+    peer.send(b"last")
+    peer.notify()
+    rig.until(lambda: protocol.lost)
+    assert protocol.data == b"last"
+    assert type(protocol.lost[0]) is ConnectionDone
+    rig.until(lambda: peer.ended)
+    assert peer.notified
+
+
+def test_a_leg_says_close_notify_behind_what_is_pending(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol, 16384)
+    peer.greedy = False
+    leg.write(FLOOD)
+    assert leg.pending
+    leg.loseConnection()
+    leg.write(b"late")
+    peer.greedy = True
+    rig.until(lambda: peer.ended)
+    assert peer.plain == FLOOD
+    assert peer.notified
+    peer.finish()
+    rig.until(lambda: protocol.lost)
+
+
+def test_there_is_no_half_close(rig, half_closer):
+    protocol = half_closer()
+    leg, peer = rig.tls_leg(protocol)
+    leg.loseWriteConnection()
+    rig.until(lambda: peer.notified and peer.ended)
+    assert leg.disconnecting
+    peer.finish()
+    rig.until(lambda: protocol.lost)
+
+
+def test_a_close_while_paused_and_with_data_in_openssl_is_in_order(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+    protocol.on_data = lambda data: leg.pauseProducing()
+    peer.tls.write(b"one")
+    peer.tls.write(b"two")
+    peer.flush()
+    rig.until(lambda: protocol.data == b"one")
+    leg.write(b"answer")
+    leg.loseConnection()
+    rig.until(lambda: peer.ended)
+    assert peer.plain == b"answer"
+    assert peer.notified
+    peer.finish()
+    rig.until(lambda: protocol.lost)
+    assert protocol.data == b"one"
+
+
+def test_a_write_to_a_reset_connection_is_an_end(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+    leg.pauseProducing()
+    peer.reset()
+    for _ in range(3):
+        leg.write(b"x")
+    assert not protocol.lost
+    rig.until(lambda: protocol.lost)
+
+
+def test_streaming_producers_are_paused_by_a_slow_tls_peer(rig, recorder):
+    calls = []
+
+    class Producer:
+        pauseProducing = staticmethod(lambda: calls.append("pause"))
+        resumeProducing = staticmethod(lambda: calls.append("resume"))
+        stopProducing = staticmethod(lambda: calls.append("stop"))
+
+    leg, peer = rig.tls_leg(recorder(), 16384)
+    leg.registerProducer(Producer(), True)
+    peer.greedy = False
+    leg.write(FLOOD)
+    assert calls == ["pause"]
+    peer.greedy = True
+    rig.until(lambda: len(peer.plain) == len(FLOOD))
+    assert calls == ["pause", "resume"]
+
+
+@pytest.mark.usefixtures("without_gc")
+@pytest.mark.parametrize("how", ["abort", "notify", "lose", "failed"])
+def test_an_ended_leg_frees_openssl_without_the_collector(rig, recorder, how):
+    protocol = recorder()
+    if how == "failed":
+        leg, far, told = begun(rig)
+        far.send(b"garbage that is no hello")
+        far.close()
+        rig.until(lambda: told)
+    else:
+        leg, peer = rig.tls_leg(protocol)
+        if how == "abort":
+            leg.abortConnection()
+        elif how == "lose":
+            leg.loseConnection()
+            rig.advance(LINGER + 0.1)
+        else:
+            peer.notify()
+        rig.until(lambda: protocol.lost)
+    rig.until(lambda: leg.fd not in rig.relay.members)
+    rig.settle()
+    dead = weakref.ref(leg.tls)
+    protocol.lost.clear()
+    protocol.transport = None
+    rig.sockets.remove(leg.socket)
+    del leg
+    assert dead() is None
+    assert not gc.isenabled()
+
+
+def test_reasons_are_short():
+    assert reason_of(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong")) != ""
+    assert reason_of(ConnectionResetError(104, "Connection reset by peer")) == "connection reset by peer"
+    assert reason_of(ValueError()) == "ValueError"
