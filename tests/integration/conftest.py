@@ -36,9 +36,13 @@ import hashlib
 import inspect
 import os
 import queue
+import re
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -112,6 +116,11 @@ class Running:
     def live(self) -> int:
         """How many sessions and tunnels live."""
         return len(self.service.registry.entries)
+
+    @property
+    def connections(self) -> int:
+        """How many connections of clients are open, whatever they do."""
+        return sum(one._acceptor.live for one in self.service.listeners if one._acceptor is not None)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call ``function`` in the reactor's thread and return its result; for tests that run in a thread."""
@@ -190,10 +199,7 @@ def router(
         service.registry.observers.append(_Observer(running))
         started.append(running)
         service.privilegedStartService()
-        with pytest.MonkeyPatch.context() as patch:
-            # What a test has made so far must stay collectable.
-            patch.setattr(gc, "freeze", lambda: None)
-            service.startService()
+        service.startService()
         return running
 
     def start(text: str, files: Mapping[str, str | bytes] | None = None) -> Running:
@@ -689,3 +695,91 @@ class Authority:
 def authority() -> Authority:
     """The CA of the test session: PEMs from ``issue(*names)``; ``server_context`` and ``client_context`` for TLS."""
     return Authority()
+
+
+# The router as it ships.
+
+
+class Shipped:
+    """``etc/router.ini`` and its page on other ports, run by ``twistd`` in a process of its own."""
+
+    def __init__(self, folder: Path, configure: Callable[[str], str] = str) -> None:
+        numbers = (8080, 2222, 3333, 4444, 5555, 6443)
+        #: The port that stands for one of the shipped file's: ``ports[8080]``.
+        self.ports: dict[int, int] = dict(zip(numbers, _free_ports(len(numbers)), strict=True))
+        self.port = self.ports[8080]
+        self.folder = folder / "etc"
+        shutil.copytree(_HERE.parent.parent / "etc", self.folder)
+        #: The CA of the demonstration certificates, once the router has started.
+        self.ca = folder / "cache" / "wsrouter" / "demo" / "ca.pem"
+        self.config = self.folder / "router.ini"
+        text = re.sub(
+            r"\b(8080|2222|3333|4444|5555|6443)\b",
+            lambda found: str(self.ports[int(found[0])]),
+            self.config.read_text(),
+        )
+        self.config.write_text(configure(text))
+        self.log: list[str] = []
+        run = "from twisted.scripts.twistd import run; run()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", run, "-n", "--pidfile=", "wsrouter", "--config", str(self.config)],
+            cwd=folder,
+            env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.log.append(line)
+            if "listening on" in line:
+                break
+        else:
+            self.process.wait(PATIENCE)
+            pytest.fail("the router did not start:\n" + "".join(self.log))
+        # Nobody must wait for the router because its log is full.
+        self._reader = threading.Thread(target=self.log.extend, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
+
+    def stop(self) -> None:
+        """End it as an operator would; it must end in order."""
+        self.process.terminate()
+        try:
+            status = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            status = None
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        assert status == 0, "".join(self.log)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@pytest.fixture(scope="module")
+def shipped_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Shipped]]:
+    """``shipped_with(configure) -> Shipped``: the shipped router; ``configure`` changes its configuration's text."""
+    started: list[Shipped] = []
+
+    def start(configure: Callable[[str], str] = str) -> Shipped:
+        started.append(Shipped(tmp_path_factory.mktemp("shipped"), configure))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture(scope="module")
+def shipped(shipped_with: Callable[..., Shipped]) -> Shipped:
+    """The router as it ships (``etc/router.ini`` on other ports), in a process of its own, for a module's tests."""
+    return shipped_with()

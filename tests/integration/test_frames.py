@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
+import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -32,9 +35,7 @@ def wire(request, authority):
     )
 
 
-def configured(
-    address: str, route: str = "", listener: str = "", pool: str = "", close_timeout: str = "60s"
-) -> str:
+def configured(address: str, route: str = "", listener: str = "", pool: str = "", close_timeout: str = "60s") -> str:
     return (
         f"[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n{listener}\n"
         f"[route rule]\npool = app\nclose_timeout = {close_timeout}\n{route}\n"
@@ -44,11 +45,11 @@ def configured(
 
 @pytest.fixture
 def start(router, backend, open_session):
-    """``start(route="") -> running, client, peer``: one plain session, both ends in the test's hands."""
+    """``start(route="", close_timeout="60s") -> running, client, peer``: a plain session, both ends in the test's hands."""
 
-    def begin(route: str = "", **more):
+    def begin(route: str = "", close_timeout: str = "60s", **more):
         server = backend()
-        running = router(configured(server.address, route))
+        running = router(configured(server.address, route, close_timeout=close_timeout))
         return running, *open_session(running, server, **more)
 
     return begin
@@ -58,17 +59,19 @@ def start(router, backend, open_session):
 def start_on(router, backend, open_session, wire):
     """The same, on plain sockets and on TLS."""
 
-    def begin(route: str = ""):
+    def begin(route: str = "", close_timeout: str = "60s"):
         for_backend, for_client, listener, pool, files = wire
         server = backend(**for_backend)
-        running = router(configured(server.address, route, listener, pool), files)
+        running = router(configured(server.address, route, listener, pool, close_timeout), files)
         return running, *open_session(running, server, **for_client)
 
     return begin
 
 
-def ended(running):
-    """The one session's entry and its end, once it is over."""
+def ended(running, *peers):
+    """The one session's entry and its end, once it is over. ``peers`` are closed first: who does not, is waited for."""
+    for peer in peers:
+        peer.close()
     running.until(lambda: running.closed)
     ((entry, end),) = running.closed
     assert running.live == 0
@@ -211,10 +214,10 @@ def test_the_first_frame_of_a_message_may_be_marked_as_compressed_where_that_was
     ids=["a continuation", "a ping", "RSV2", "RSV1 and RSV3"],
 )
 def test_other_reserved_bits_are_refused_where_compression_was_agreed(start, frame, parts) -> None:
-    running, client, _ = start(headers=DEFLATE, answer=DEFLATE)
+    running, client, peer = start(headers=DEFLATE, answer=DEFLATE)
     client.send(b"".join(frame(opcode, b"z", rsv=rsv, fin=fin) for opcode, rsv, fin in parts))
     assert client.recv_frame().code == 1002
-    assert ended(running)[1].code == 1002
+    assert ended(running, client, peer)[1].code == 1002
 
 
 # Violations.
@@ -277,9 +280,7 @@ def test_a_violation_is_told_to_both_sides_and_goes_no_further(start, frame, off
     other.send(frame(CLOSE, innocent.payload, mask=not mask))
     assert is_over(other)
     assert is_over(one)
-    other.close()
-    one.close()
-    entry, end = ended(running)
+    entry, end = ended(running, other, one)
     assert (end.who, end.code) == (Who.CLIENT if mask else Who.BACKEND, code)
     counts = entry.counts()
     assert (counts.messages_in, counts.messages_out) == ((1, 0) if mask else (0, 1))
@@ -296,8 +297,7 @@ def test_a_new_message_inside_a_fragmented_one_is_a_violation(start_on, frame, o
     assert other.recv_frame().code == (1001 if mask else 1011)
     assert one.recv_frame().code == 1002
     assert is_over(one)
-    other.close()
-    entry, end = ended(running)
+    entry, end = ended(running, client, peer)
     assert (end.who, end.code) == (Who.CLIENT if mask else Who.BACKEND, 1002)
     assert entry.counts().messages_in == entry.counts().messages_out == 0
 
@@ -318,7 +318,29 @@ def test_a_violation_is_told_at_the_end_of_the_frame_that_is_under_way(start_on,
     assert is_over(client)
     peer.send(frame(CLOSE, b"\x03\xe9", mask=False))
     assert is_over(peer)
-    assert ended(running)[1].code == 1002
+    assert ended(running, client, peer)[1].code == 1002
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 10, 100])
+def test_the_frame_behind_the_one_under_way_does_not_get_through_in_pieces(start_on, frame, cut) -> None:
+    """The end of the frame under way comes together with the beginning of the next."""
+    running, client, peer = start_on()
+    under_way, following = (frame(BINARY, letter * 1000, mask=False) for letter in (b"x", b"y"))
+    peer.send(under_way[:500])
+    assert client.recv_exactly(500) == under_way[:500]
+    running.call(running.opened[0].end, 1001, "drained")
+    assert peer.recv_frame().code == 1001
+    peer.send(under_way[500:] + following[:cut])
+    running.settle()
+    peer.send(following[cut:])
+    assert client.recv_exactly(504) == under_way[500:]
+    assert client.recv_frame().code == 1001
+    client.send(frame(CLOSE, b"\x03\xe9"))
+    assert is_over(client)
+    peer.send(frame(CLOSE, b"\x03\xe9", mask=False))
+    assert is_over(peer)
+    _, end = ended(running, client, peer)
+    assert (end.who, end.code, end.reason) == (Who.ROUTER, 1001, "drained")
 
 
 def test_where_the_frame_under_way_never_ends_the_offender_gets_no_close_frame(start_on, frame) -> None:
@@ -330,8 +352,7 @@ def test_where_the_frame_under_way_never_ends_the_offender_gets_no_close_frame(s
     assert peer.recv_frame().code == 1001
     peer.close()
     assert client.recv_all() == b""
-    client.close()
-    assert ended(running)[1].code == 1002
+    assert ended(running, client)[1].code == 1002
 
 
 def test_a_violation_leaves_other_sessions_alone(router, backend, open_session, connect, frame) -> None:
@@ -375,9 +396,7 @@ def test_a_close_passes_to_the_other_side_and_its_answer_back(start_on, frame, f
     assert one.recv_exactly(len(answer)) == answer
     assert is_over(one)
     assert is_over(other)
-    client.close()
-    peer.close()
-    entry, end = ended(running)
+    entry, end = ended(running, client, peer)
     assert (end.who, end.code, end.reason) == (Who.CLIENT if mask else Who.BACKEND, code, reason)
     counts = entry.counts()
     assert (counts.messages_in, counts.messages_out) == (1, 1)
@@ -391,14 +410,12 @@ def test_both_sides_may_close_at_once(start_on, frame) -> None:
     assert peer.recv_frame().code == 1000
     assert is_over(client)
     assert is_over(peer)
-    client.close()
-    peer.close()
-    assert ended(running)[1].code in (1000, 1001)
+    assert ended(running, client, peer)[1].code in (1000, 1001)
 
 
 @pytest.mark.parametrize("first", ["client", "backend"])
 def test_a_close_without_an_answer_ends_at_the_close_timeout(start_on, frame, first) -> None:
-    running, client, peer = start_on()
+    running, client, peer = start_on(close_timeout="300ms")
     one, other = (client, peer) if first == "client" else (peer, client)
     began = time.monotonic()
     one.send(frame(CLOSE, b"\x03\xe8", mask=first == "client"))
@@ -406,9 +423,7 @@ def test_a_close_without_an_answer_ends_at_the_close_timeout(start_on, frame, fi
     assert is_over(one)
     assert is_over(other)
     assert 0.3 <= time.monotonic() - began < 2
-    one.close()
-    other.close()
-    assert ended(running)[1].code == 1000
+    assert ended(running, one, other)[1].code == 1000
 
 
 @pytest.mark.parametrize("first", ["client", "backend"])
@@ -421,8 +436,7 @@ def test_who_closes_tcp_right_behind_its_close_frame_ends_in_order(start_on, fra
     assert other.recv_frame().code == 1000
     other.send(frame(CLOSE, b"\x03\xe8", mask=not mask))
     other.recv_all()
-    other.close()
-    end = ended(running)[1]
+    end = ended(running, other)[1]
     assert (end.who, end.code) == (Who.CLIENT if mask else Who.BACKEND, 1000)
 
 
@@ -442,7 +456,7 @@ def test_who_vanishes_between_frames_is_reported_to_the_other_side(start_on, fra
     assert (told.opcode, told.code, told.masked) == (CLOSE, 1001 if mask else 1011, mask)
     other.send(frame(CLOSE, told.payload, mask=not mask))
     assert is_over(other)
-    entry, end = ended(running)
+    entry, end = ended(running, client, peer)
     assert (end.who, end.code) == (Who.CLIENT if mask else Who.BACKEND, 1006)
     assert "middle" not in end.reason
     assert (entry.counts().messages_in or entry.counts().messages_out) == 1
@@ -458,8 +472,7 @@ def test_who_vanishes_between_fragments_does_not_make_the_message_whole(start_on
     assert (half.payload, half.fin) == (b"half", False)
     one.close()
     assert other.recv_frame().opcode == CLOSE
-    other.close()
-    counts = ended(running)[0].counts()
+    counts = ended(running, other)[0].counts()
     assert counts.messages_in == counts.messages_out == 0
 
 
@@ -473,8 +486,7 @@ def test_a_frame_that_was_cut_off_never_looks_whole(start_on, frame, gone, how) 
     assert other.recv_exactly(600) == data
     getattr(one, how)()
     assert other.recv_all() == b""
-    other.close()
-    entry, end = ended(running)
+    entry, end = ended(running, client, peer)
     assert (end.who, end.code) == (Who.CLIENT if gone == "client" else Who.BACKEND, 1006)
     assert end.reason.endswith("in the middle of a frame")
 
@@ -487,8 +499,7 @@ def test_half_a_header_is_not_passed_on(start_on, frame) -> None:
     assert client.nothing_comes()
     peer.close()
     assert client.recv_frame().code == 1011
-    client.close()
-    assert ended(running)[1].who is Who.BACKEND
+    assert ended(running, client)[1].who is Who.BACKEND
 
 
 def test_a_backend_that_is_killed_while_the_client_is_within_a_frame_is_reported(start_on, frame) -> None:
@@ -500,7 +511,7 @@ def test_a_backend_that_is_killed_while_the_client_is_within_a_frame_is_reported
     # The client may still send the rest; nobody wants it.
     client.send(b"x" * 408 + frame(CLOSE, b"\x03\xf3"))
     assert is_over(client)
-    assert ended(running)[1].who is Who.BACKEND
+    assert ended(running, client, peer)[1].who is Who.BACKEND
 
 
 def test_websocket_libraries_see_the_codes_of_an_end(router, backend, frame) -> None:
@@ -546,19 +557,17 @@ def test_an_idle_session_ends_with_1001_on_both_sides(start_on, frame) -> None:
     assert is_over(client)
     peer.send(frame(CLOSE, b"\x03\xe9", mask=False))
     assert is_over(peer)
-    _, end = ended(running)
+    _, end = ended(running, client, peer)
     assert (end.who, end.code, end.reason) == (Who.ROUTER, 1001, "idle")
 
 
 def test_an_idle_session_whose_ends_do_not_answer_is_closed_all_the_same(start_on) -> None:
-    running, client, peer = start_on("idle_timeout = 100ms")
+    running, client, peer = start_on("idle_timeout = 100ms", "200ms")
     assert client.recv_frame().code == 1001
     assert peer.recv_frame().code == 1001
     assert is_over(client)
     assert is_over(peer)
-    client.close()
-    peer.close()
-    assert ended(running)[1].reason == "idle"
+    assert ended(running, client, peer)[1].reason == "idle"
 
 
 def test_a_ping_now_and_then_keeps_a_session_alive(start, frame) -> None:
@@ -573,49 +582,67 @@ def test_a_ping_now_and_then_keeps_a_session_alive(start, frame) -> None:
 
 
 def test_an_idle_session_within_a_frame_gets_no_close_frame_there(start_on, frame) -> None:
-    running, client, peer = start_on("idle_timeout = 200ms")
+    running, client, peer = start_on("idle_timeout = 200ms", "200ms")
     data = frame(BINARY, b"x" * 1000, mask=False)[:600]
     peer.send(data)
     assert peer.recv_frame().code == 1001
     assert client.recv_all() == data
-    client.close()
-    peer.close()
-    assert ended(running)[1].reason == "idle"
+    assert ended(running, client, peer)[1].reason == "idle"
 
 
 # Much at once.
 
 
+def exchange(end, data: bytes, count: int, may_read: threading.Event) -> bytes:
+    """Send ``data`` while receiving ``count`` bytes, once ``may_read`` is set; the SHA-256 of what came.
+
+    In one thread: the standard library's TLS sockets do not bear a reader and a writer at once.
+    """
+    sock, digest = end.socket, hashlib.sha256(end.buffer)
+    count -= len(end.buffer)
+    sock.setblocking(False)
+    while data or count:
+        reading = count > 0 and may_read.is_set()
+        moved = False
+        try:
+            if data:
+                data = data[sock.send(data[:MEGABYTE]) :]
+                moved = True
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        try:
+            if reading:
+                piece = sock.recv(min(count, MEGABYTE))
+                assert piece, f"the end, with {count} bytes still to come"
+                digest.update(piece)
+                count -= len(piece)
+                moved = True
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        if not moved:
+            select.select([sock] if reading else [], [sock] if data else [], [], 0.01)
+    return digest.digest()
+
+
 def test_big_messages_flow_both_ways_at_once_between_slow_readers(start_on, frame) -> None:
     running, client, peer = start_on()
-    messages = {True: frame(BINARY, os.urandom(8 * MEGABYTE)), False: frame(BINARY, os.urandom(8 * MEGABYTE), mask=False)}
-    received = {}
-
-    def read(end, mask: bool) -> None:
-        received[mask] = hashlib.sha256(end.recv_exactly(2 * len(messages[mask]))).digest()
-
-    writers = [
-        threading.Thread(target=lambda: (client.send(messages[True]), client.send(messages[True]))),
-        threading.Thread(target=lambda: (peer.send(messages[False]), peer.send(messages[False]))),
-    ]
-    for thread in writers:
-        thread.start()
-    session = running.opened[0]
-    # Nobody has read anything: both directions come to a halt.
-    running.until(lambda: session._up.paused and session._down.paused)
-    readers = [
-        threading.Thread(target=read, args=(peer, True)),
-        threading.Thread(target=read, args=(client, False)),
-    ]
-    for thread in readers:
-        thread.start()
-    for thread in writers + readers:
-        thread.join(30)
-        assert not thread.is_alive()
-    for mask, data in messages.items():
-        assert received[mask] == hashlib.sha256(data * 2).digest()
+    up = frame(BINARY, os.urandom(8 * MEGABYTE)) * 2
+    down = frame(BINARY, os.urandom(8 * MEGABYTE), mask=False) * 2
+    may_read = threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        at_client = threads.submit(exchange, client, up, len(down), may_read)
+        at_peer = threads.submit(exchange, peer, down, len(up), may_read)
+        try:
+            # Nobody has read anything: both directions come to a halt.
+            session = running.opened[0]
+            running.until(lambda: session._up.paused and session._down.paused)
+        finally:
+            may_read.set()
+        assert at_client.result(30) == hashlib.sha256(down).digest()
+        assert at_peer.result(30) == hashlib.sha256(up).digest()
     counts = running.call(session.counts)
     assert (counts.messages_in, counts.messages_out) == (2, 2)
+    assert (counts.bytes_in, counts.bytes_out) == (len(up), len(down))
 
 
 def test_a_close_arrives_behind_what_is_pending_for_a_slow_reader(start, frame) -> None:
@@ -630,7 +657,7 @@ def test_a_close_arrives_behind_what_is_pending_for_a_slow_reader(start, frame) 
     client.send(frame(CLOSE, b"\x03\xe8"))
     assert peer.recv_frame().code == 1000
     assert is_over(client)
-    assert ended(running)[1] == (Who.BACKEND, 1000, "done") or ended(running)[1].reason == "done"
+    assert ended(running, client, peer)[1].reason == "done"
 
 
 def test_a_flood_of_pings_to_a_peer_that_never_reads_is_held_back(start, frame) -> None:
@@ -672,7 +699,6 @@ def test_an_exception_within_one_session_ends_that_one_and_the_router_serves_on(
     (client if direction == "_up" else peer).send(frame(TEXT, b"x", mask=direction == "_up"))
     told = (peer if direction == "_up" else client).recv_frame()
     assert told.code == (1001 if direction == "_up" else 1011)
-    client.recv_all()
     peer.close()
     client.close()
     running.until(lambda: running.closed)

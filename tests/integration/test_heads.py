@@ -140,7 +140,7 @@ def test_a_bad_head_is_refused_and_reaches_no_backend(start, connect, head, stat
     assert not client.was_reset
     (refusal,) = running.refused
     assert (refusal.stage, refusal.status, refusal.listener) == ("http", status, "main")
-    assert refusal.client == "127.0.0.1:%d" % client.socket.getsockname()[1]
+    assert refusal.client == f"127.0.0.1:{client.socket.getsockname()[1]}"
     assert refusal.reason
     assert not server.was_contacted()
     assert running.live == 0
@@ -305,7 +305,7 @@ def test_what_follows_an_upgrade_that_the_backend_declines_reaches_nobody(start,
     assert fields_of(answer)[b"connection"] == b"close"
     # The connection ends, and nothing else has come over it or over another.
     assert peer.recv_all() == b""
-    running.until(lambda: not running.service.registry.connections)
+    running.until(lambda: not running.connections)
     server.was_contacted()
     assert server.count == 1
 

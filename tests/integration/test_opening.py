@@ -692,7 +692,7 @@ def test_a_client_that_vanishes_while_its_backend_is_asked_takes_the_backend_wit
     getattr(client, how)()
     assert peer.recv_all() == b""
     running.until(lambda: live_counts(running) == [0])
-    running.until(lambda: not running.service.registry.connections)
+    running.until(lambda: not running.connections)
     assert running.opened == []
 
 

@@ -1,10 +1,9 @@
-"""TLS over sockets: ended at the router for clients, begun by the router for backends."""
+"""TLS that ends at the router, over sockets: certificates by name, alerts, client certificates, and wss sessions."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import socket
 import ssl
 import struct
@@ -12,14 +11,6 @@ import threading
 
 import pytest
 import trustme
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    load_pem_private_key,
-)
-
-from wsrouter.errors import ConfigError
 
 # Alerts (RFC 8446 6.2).
 UNEXPECTED_MESSAGE = 10
@@ -381,7 +372,7 @@ def test_a_handshake_without_an_end_is_closed_at_the_tls_timeout(start, connect)
     client.send(records(WHOLE))
     client.recv_all()
     assert [(one.stage, one.reason) for one in running.refused] == [("tls", "no handshake in 0.1 s")]
-    running.until(lambda: not running.service.registry.connections)
+    running.until(lambda: not running.connections)
 
 
 def test_a_client_that_leaves_in_the_handshake_is_no_more_than_a_refusal(start, connect) -> None:
@@ -392,7 +383,7 @@ def test_a_client_that_leaves_in_the_handshake_is_no_more_than_a_refusal(start, 
     client.reset()
     running.until(lambda: running.refused)
     assert running.refused[0].stage == "tls"
-    running.until(lambda: not running.service.registry.connections)
+    running.until(lambda: not running.connections)
 
 
 def test_a_client_that_does_not_trust_the_router_is_a_refusal(start, connect) -> None:
@@ -792,300 +783,3 @@ def test_a_session_ends_with_close_frames_and_close_notify(session, frame) -> No
     assert client.tls.read(1) == b""  # close_notify: a bare FIN would raise
     running.until(lambda: running.closed)
     assert (running.closed[0][1].who.value, running.closed[0][1].code) == ("client", 1000)
-
-
-# TLS towards backends.
-
-
-@pytest.fixture
-def behind_tls(router, connect):
-    """``behind_tls(address, pool, files={}) -> (running, client)``: a pool with ``tls = yes``; the client has asked."""
-
-    def begin(address: str, pool: str, files=None, request: bytes = UPGRADE % b"example.com"):
-        running = router(
-            "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
-            "[route ws]\npath = /ws\npool = app\n[route all]\naccept = http\npool = app\n"
-            f"[pool app]\nbackends = {address}\ntls = yes\n{pool}",
-            files=files,
-        )
-        client = connect(running.port())
-        client.send(request)
-        return running, client
-
-    return begin
-
-
-@pytest.fixture
-def tls_backend(backend, authority):
-    """``tls_backend(names, configure=...) -> (server, asked)``; ``asked`` gets the name of each connection's SNI."""
-
-    def make(*names: str, configure=None):
-        context = authority.server_context(*names, alpn=["http/1.1"])
-        asked: list[str | None] = []
-
-        def look(_tls, name: str | None, _context) -> None:
-            asked.append(name)
-
-        context.sni_callback = look
-        if configure is not None:
-            configure(context)
-        return backend(tls=context), asked
-
-    return make
-
-
-def test_a_backend_is_verified_by_the_name_that_the_pool_says(behind_tls, tls_backend, authority, frame) -> None:
-    server, asked = tls_backend("app.internal")
-    _running, client = behind_tls(server.address, "tls_ca = ca.pem\ntls_name = app.internal", {"ca.pem": authority.pem})
-    peer = server.accept()
-    assert peer.socket.selected_alpn_protocol() == "http/1.1"
-    assert asked == ["app.internal"]
-    peer.answer()
-    assert status_of(client.recv_head()) == 101
-    client.send(frame(1, b"through"))
-    assert peer.recv_frame().payload == b"through"
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_backend_is_verified_by_its_own_host(behind_tls, tls_backend, authority, host) -> None:
-    server, asked = tls_backend(host)
-    _running, client = behind_tls(f"{host}:{server.port}", "tls_ca = ca.pem", {"ca.pem": authority.pem})
-    server.accept().answer()
-    assert status_of(client.recv_head()) == 101
-    assert asked == [None if host == "127.0.0.1" else host]
-
-
-@pytest.mark.parametrize(
-    ("names", "pool"),
-    [
-        (["other.internal"], "tls_ca = ca.pem\ntls_name = app.internal"),
-        (["127.0.0.2"], "tls_ca = ca.pem"),
-        (["app.internal"], "tls_ca = ca.pem"),
-        (["127.0.0.1"], ""),
-    ],
-    ids=["another name", "another address", "a name where an address is asked for", "an unknown CA"],
-)
-def test_a_backend_whose_certificate_does_not_verify_becomes_502(
-    behind_tls, tls_backend, authority, names, pool
-) -> None:
-    server, _ = tls_backend(*names)
-    running, client = behind_tls(server.address, pool, {"ca.pem": authority.pem})
-    with pytest.raises(ssl.SSLError):
-        # In TLS 1.3 the backend may believe that all is well until it reads.
-        server.accept().recv_head()
-    assert status_of(client.recv_all()) == 502
-    (refusal,) = running.refused
-    assert refusal.status == 502
-    assert "certificate does not verify" in refusal.reason
-
-
-def test_a_self_signed_backend_is_trusted_by_its_own_certificate(behind_tls, backend, tmp_path) -> None:
-    # A CA of trustme is the simplest self-signed certificate: it stands for itself.
-    own = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    leaf = own.issue_cert("127.0.0.1")
-    leaf.configure_cert(context)
-    server = backend(tls=context)
-    _running, client = behind_tls(server.address, "tls_ca = own.pem", {"own.pem": own.cert_pem.bytes()})
-    server.accept().answer()
-    assert status_of(client.recv_head()) == 101
-
-
-def test_a_backend_is_not_verified_where_the_pool_says_so(behind_tls, tls_backend) -> None:
-    server, _ = tls_backend("nobody.example")
-    _running, client = behind_tls(server.address, "tls_verify = no")
-    server.accept().answer()
-    assert status_of(client.recv_head()) == 101
-
-
-def test_the_router_shows_a_certificate_to_a_backend_that_asks(behind_tls, tls_backend, authority) -> None:
-    def ask(context: ssl.SSLContext) -> None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        authority.ca.configure_trust(context)
-
-    server, _ = tls_backend("127.0.0.1", configure=ask)
-    files = {"ca.pem": authority.pem, "router.pem": authority.issue("router.internal")}
-    _running, client = behind_tls(server.address, "tls_ca = ca.pem\ntls_certificate = router.pem", files)
-    peer = server.accept()
-    assert ("DNS", "router.internal") in peer.socket.getpeercert()["subjectAltName"]
-    peer.answer()
-    assert status_of(client.recv_head()) == 101
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_backend_that_asks_in_vain_for_a_certificate_becomes_502(behind_tls, tls_backend, authority, version) -> None:
-    def ask(context: ssl.SSLContext) -> None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.minimum_version = context.maximum_version = version
-        authority.ca.configure_trust(context)
-
-    server, _ = tls_backend("127.0.0.1", configure=ask)
-    running, client = behind_tls(server.address, "tls_ca = ca.pem\nretries = 0", {"ca.pem": authority.pem})
-    with pytest.raises(ssl.SSLError):
-        server.accept()
-    assert status_of(client.recv_all()) == 502
-    assert running.service.pools["app"].live[running.service.pools["app"].config.backends[0]] == 0
-
-
-def test_plain_http_goes_to_a_backend_over_tls(behind_tls, tls_backend, authority) -> None:
-    server, asked = tls_backend("app.internal")
-    _running, client = behind_tls(
-        server.address,
-        "tls_ca = ca.pem\ntls_name = app.internal",
-        {"ca.pem": authority.pem},
-        b"POST /a HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\nhello",
-    )
-    peer = server.accept()
-    head = peer.recv_head()
-    assert head.startswith(b"POST /a HTTP/1.1\r\n")
-    assert peer.recv_exactly(5) == b"hello"
-    assert asked == ["app.internal"]
-    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    assert status_of(client.recv_head()) == 200
-    assert client.recv_exactly(2) == b"ok"
-
-
-def test_plain_http_to_a_backend_that_does_not_verify_becomes_502(behind_tls, tls_backend, authority) -> None:
-    server, _ = tls_backend("other.internal")
-    _running, client = behind_tls(
-        server.address, "tls_ca = ca.pem\ntls_name = app.internal", {"ca.pem": authority.pem}, get("example.com")
-    )
-    with pytest.raises(ssl.SSLError):
-        server.accept().recv_head()
-    assert status_of(client.recv_head()) == 502
-
-
-def test_tls_on_both_sides_carries_big_messages(router, connect, tls_backend, authority, frame) -> None:
-    server, _ = tls_backend("127.0.0.1")
-    running = router(
-        f"""
-        [listener main]
-        endpoint = tcp:0:interface=127.0.0.1
-        certificates = a.pem
-        [route all]
-        pool = app
-        [pool app]
-        backends = {server.address}
-        tls = yes
-        tls_ca = ca.pem
-        """,
-        files={"a.pem": authority.issue("a.example"), "ca.pem": authority.pem},
-    )
-    client = connect(running.port(), tls=authority.client_context(), name="a.example")
-    client.send(UPGRADE % b"a.example")
-    peer = server.accept()
-    peer.answer()
-    client.recv_head()
-    payload = os.urandom(3 * MEGABYTE)
-    for source, sink, mask in ((client, peer, True), (peer, client, False)):
-        sender = threading.Thread(target=source.send, args=(frame(2, payload, mask=mask),))
-        sender.start()
-        assert sink.recv_frame().payload == payload
-        sender.join(10)
-
-
-@pytest.mark.parametrize("orderly", [True, False], ids=["close_notify", "FIN"])
-def test_a_tls_backend_that_vanishes_gives_the_client_1011(behind_tls, tls_backend, authority, orderly) -> None:
-    server, _ = tls_backend("127.0.0.1")
-    running, client = behind_tls(server.address, "tls_ca = ca.pem", {"ca.pem": authority.pem})
-    peer = server.accept()
-    peer.answer()
-    assert status_of(client.recv_head()) == 101
-    if orderly:
-        peer.socket.settimeout(0)
-        with pytest.raises((ssl.SSLWantReadError, BlockingIOError)):
-            peer.socket.unwrap()
-    else:
-        peer.finish()
-    close = client.recv_frame()
-    assert (close.opcode, close.code) == (8, 1011)
-    client.close()
-    running.until(lambda: running.closed)
-    assert running.closed[0][1].who.value == "backend"
-
-
-# Certificates that cannot be used refuse the start.
-
-
-def split(pem: bytes) -> tuple[bytes, bytes]:
-    """Key and chain of a PEM file."""
-    found = re.findall(rb"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----\n", pem, re.DOTALL)
-    return next(one for one in found if b"PRIVATE" in one), b"".join(one for one in found if b"PRIVATE" not in one)
-
-
-def locked(key: bytes) -> bytes:
-    """A key with a pass phrase."""
-    loaded = load_pem_private_key(key, None)
-    return loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
-
-
-FAULTS = {
-    "no key": (lambda key, chain, other: chain, "holds no private key"),
-    "no certificate": (lambda key, chain, other: key, "holds no certificate"),
-    "a key of another": (lambda key, chain, other: other + chain, "does not belong to the certificate"),
-    "garbage": (lambda key, chain, other: b"garbage", "holds no certificate"),
-    "a cut certificate": (
-        lambda key, chain, other: key + b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
-        "malformed certificate",
-    ),
-    "a pass phrase": (lambda key, chain, other: locked(key) + chain, "has a pass phrase"),
-    "an empty file": (lambda key, chain, other: b"", "holds no certificate"),
-}
-
-
-@pytest.mark.parametrize("where", ["certificates", "default_certificate", "file", "tls_certificate"])
-@pytest.mark.parametrize(("make", "reason"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_certificate_that_cannot_be_used_refuses_the_start(router, authority, where, make, reason) -> None:
-    key, chain = split(authority.issue("a.example"))
-    other, _ = split(authority.issue("b.example"))
-    assert_refused(router, where, {"bad.pem": make(key, chain, other)}, reason)
-
-
-def test_a_certificate_that_is_not_there_refuses_the_start(router) -> None:
-    for where in ("certificates", "default_certificate", "file", "tls_certificate", "client_ca", "tls_ca"):
-        assert_refused(router, where, {}, "bad.pem")
-
-
-@pytest.mark.parametrize("where", ["client_ca", "tls_ca"])
-def test_a_ca_that_cannot_be_used_refuses_the_start(router, where) -> None:
-    assert_refused(router, where, {"bad.pem": b"garbage"}, "holds no certificate")
-
-
-def assert_refused(router, where: str, files: dict[str, bytes], reason: str) -> None:
-    """One line that names the configuration, the place in it, the file, and the reason; and nothing is bound."""
-    good = trustme.CA().issue_cert("good.example").private_key_and_cert_chain_pem.bytes()
-    listener = f"{where} = bad.pem" if where in ("certificates", "default_certificate") else "certificates = good.pem"
-    section = {
-        "file": "[certificate app]\nfile = bad.pem",
-        "client_ca": "[certificate app]\nfile = good.pem\nclient_ca = bad.pem\nclient_auth = required",
-    }.get(where, "")
-    pool = f"tls = yes\n{where} = bad.pem" if where.startswith("tls_") else ""
-    text = (
-        f"[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n{listener}\n{section}\n"
-        f"[route all]\npool = app\n[pool app]\nbackends = 127.0.0.1:1\n{pool}\n"
-    )
-    with pytest.raises(ConfigError) as caught:
-        router(text, files={"good.pem": good, **files})
-    (fault,) = caught.value.faults
-    assert "router.ini:" in fault
-    assert where in fault
-    assert "bad.pem" in fault
-    assert reason in fault
-    assert "\n" not in fault
-
-
-def test_every_certificate_that_cannot_be_used_is_told_at_once(router) -> None:
-    with pytest.raises(ConfigError) as caught:
-        router(
-            "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\ncertificates = one.pem\n"
-            "[listener more]\nendpoint = tcp:0:interface=127.0.0.1\ncertificates = two.pem\n"
-            "[route all]\npool = app\n[pool app]\nbackends = 127.0.0.1:1\ntls = yes\ntls_ca = three.pem\n",
-            files={"one.pem": b"garbage", "two.pem": b"garbage", "three.pem": b"garbage"},
-        )
-    told = caught.value.faults
-    assert len(told) == 3
-    assert {name for name in ("one.pem", "two.pem", "three.pem") for line in told if name in line} == {
-        "one.pem",
-        "two.pem",
-        "three.pem",
-    }

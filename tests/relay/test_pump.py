@@ -290,7 +290,7 @@ def test_a_violation_is_reported_and_does_not_pass(rig):
     ends = coupled(rig, frames=True)
     ends.left.send(message(b"good", masked=True) + message(b"unmasked"))
     rig.until(lambda: ends.couple.events)
-    assert ends.right.received == message(b"good", masked=True)
+    rig.until(lambda: ends.right.received == message(b"good", masked=True))
     assert ends.out.walker.violation.code == 1002
 
 
@@ -341,8 +341,7 @@ def test_a_boundary_is_reported_when_the_frame_has_passed(rig):
     rig.until(lambda: len(ends.right.received) == 600)
     assert not ends.couple.events
     ends.left.send(rest[100:])
-    rig.until(lambda: ends.couple.events)
-    assert ends.right.received == frame
+    rig.until(lambda: ends.couple.events and ends.right.received == frame)
     assert ends.out.at_boundary
 
 
@@ -364,7 +363,7 @@ def test_a_close_right_behind_the_boundary_is_seen(rig):
     ends.left.send(rest + b"\x88\x80\0\0\0\0")
     rig.until(lambda: ends.couple.events)
     assert ends.out.walker.close == (1005, "")
-    assert ends.right.received == frame
+    rig.until(lambda: ends.right.received == frame)
 
 
 # TLS on one side or both.
@@ -425,3 +424,26 @@ def test_garbage_from_a_tls_peer_ends_that_leg_with_an_alert(rig):
     rig.until(lambda: couple.lost)
     assert couple.lost[0][0] is left
     assert isinstance(couple.lost[0][1], ssl.SSLError)
+
+
+def test_a_tls_leg_that_is_closed_over_a_violation_drops_what_it_holds_and_lingers(rig):
+    left, left_peer = rig.tls_leg()
+    right, _ = rig.leg()
+    couple, _, _ = join(rig, left, right, frames=True)
+
+    def refuse(pump: FramePump) -> None:
+        left.write(b"\x88\x02\x03\xea")
+        left.loseConnection()
+
+    couple.on_event = refuse
+    for _ in range(5):
+        left_peer.tls.write(message(b"unmasked"))
+    left_peer.flush()
+    rig.until(lambda: left_peer.ended)
+    assert left_peer.plain == b"\x88\x02\x03\xea"
+    assert len(couple.events) == 1
+    assert not couple.ended
+    left_peer.send_raw(b"more that is dropped")
+    left_peer.finish()
+    rig.until(lambda: couple.lost)
+    assert couple.lost == [(left, None)]

@@ -131,8 +131,10 @@ class RelaySession:
             else:
                 self._closed(pump)
 
-    def source_ended(self, pump: Pump) -> None:
+    def source_ended(self, pump: FramePump) -> None:
         """A FIN: fine behind a Close, else its peer has vanished."""
+        if pump.walker.close is not None and pump.source not in self._told:
+            return  # it may still read the answer to its Close
         self._gone(pump.source, "closed the connection without a Close frame")
         pump.source.loseConnection()
 
@@ -174,8 +176,11 @@ class RelaySession:
         self._wait_for_answer()
 
     def _gone(self, leg: Leg, how: str) -> None:
-        """``leg`` will say nothing more: tell the other side, unless Close frames have told it."""
-        pump = self._up if leg is self._client else self._down
+        """``leg`` neither says nor hears anything more: tell the other side, unless Close frames have told it."""
+        pump, back = (self._up, self._down) if leg is self._client else (self._down, self._up)
+        back.divert()
+        if self._owed is not None:
+            self._owed.pop(back, None)
         if self._end is None:
             where = "" if pump.at_boundary else ", in the middle of a frame"
             self._end = End(self._who(leg), ABNORMAL, how + where)
@@ -186,8 +191,6 @@ class RelaySession:
             return
         if pump.walker.close is not None:
             # The Close was passed on, and the other side is answering, or has answered.
-            back = self._down if pump is self._up else self._up
-            back.divert()
             if back.walker.close is not None:
                 other.loseConnection()
             else:

@@ -97,7 +97,10 @@ class Acceptor:
             leg = Leg(self.relay, sock, peername)
             leg.home = self
             self.live += 1
-            self._accepted(leg)
+            try:
+                self._accepted(leg)
+            except Exception:
+                self.relay.fail(leg)
 
     def pause(self, why: str) -> None:
         """Leave new connections in the kernel's queue for a moment; the live ones are untouched."""

@@ -173,7 +173,7 @@ class Relay:
                         else:
                             member.ready(event)
                     except Exception:
-                        self._fail(member)
+                        self.fail(member)
                 if self._queue or self._graveyard:
                     self._end_batch()
                     if self._epoll is None:
@@ -183,7 +183,8 @@ class Relay:
         finally:
             self._in_batch = False
 
-    def _fail(self, member: Member) -> None:
+    def fail(self, member: Member) -> None:
+        """End a member that raised; called from its ``except`` clause."""
         failure = Failure()  # type: ignore[no-untyped-call]
         _log.failure("A connection failed in the router itself and is ended", failure)
         try:

@@ -9,7 +9,7 @@ pump stops reading until it is gone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from wsrouter.relay.leg import BUFFER, VIEW, Coupled, Leg
 from wsrouter.wire.frames import FrameWalker
@@ -18,7 +18,7 @@ from wsrouter.wire.frames import FrameWalker
 class Coupling(Coupled, Protocol):
     """What owns two pumps: a tunnel, a session."""
 
-    def source_ended(self, pump: Pump) -> None:
+    def source_ended(self, pump: Any) -> None:
         """The pump's source sent its FIN; all that came before it has been passed on or is pending."""
 
     def frames_event(self, pump: FramePump) -> None:

@@ -187,12 +187,12 @@ class TlsLeg(Leg):
         pump = self._outward
         while pump is not None:
             pump.run()
-            if not self._buffered or pump.paused:
+            if not self._buffered or pump.paused or self._state is not OPEN:
                 return
             pump = self._outward
 
     def _read_for_protocol(self) -> None:
-        while self._reading and self.coupling is None:
+        while self._state is OPEN and self._reading and self.coupling is None:
             try:
                 count = self._receive(BUFFER)
             except BlockingIOError:
@@ -220,7 +220,10 @@ class TlsLeg(Leg):
 
     def _drain(self) -> None:
         if self._buffered and self._reading and self._state is OPEN:
-            self.read()
+            try:
+                self.read()
+            except Exception:
+                self.relay.fail(self)
 
     # Writing.
 

@@ -1,0 +1,94 @@
+"""What the tests of the backends share: a relay that is turned by hand, on a clock that stands still, and listening sockets."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from twisted.internet.task import Clock
+
+from wsrouter.backends.dial import Address
+from wsrouter.relay.loop import Relay
+
+PATIENCE = 5.0
+
+
+class Rig(Clock):
+    """A relay and the reactor that it believes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relay = Relay(self)  # type: ignore[arg-type]
+        self.relay.start()
+        self.sockets: list[socket.socket] = []
+
+    def addReader(self, reader: object) -> None: ...
+
+    def removeReader(self, reader: object) -> None: ...
+
+    def server(self, backlog: int = 16) -> socket.socket:
+        """A socket that listens on loopback and accepts nothing by itself."""
+        server = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+        server.settimeout(PATIENCE)
+        self.sockets.append(server)
+        return server
+
+    def accept(self, server: socket.socket) -> socket.socket:
+        peer, _ = server.accept()
+        peer.settimeout(PATIENCE)
+        self.sockets.append(peer)
+        return peer
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.relay.doRead()
+            self.advance(0)
+
+    def pass_time(self, seconds: float) -> None:
+        self.advance(seconds)
+        self.turn(2)
+
+    def until(self, predicate: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE
+        self.turn()
+        while not predicate():
+            if time.monotonic() > end:
+                pytest.fail("waited in vain")
+            select.select([self.relay.fileno()], [], [], 0.005)
+            self.turn()
+
+    def settle(self) -> None:
+        """Turn until the relay sleeps."""
+        for _ in range(100):
+            self.turn()
+            if not select.select([self.relay.fileno()], [], [], 0.02)[0]:
+                return
+        pytest.fail("the relay does not come to rest")
+
+    def close(self) -> None:
+        self.relay.stop()
+        for sock in self.sockets:
+            sock.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def address() -> Callable[[socket.socket], Address]:
+    """``address(server)``: where to dial it."""
+    return lambda server: Address(server.family, server.getsockname())
+
+
+@pytest.fixture
+def nobody() -> Address:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return Address(socket.AF_INET, server.getsockname())

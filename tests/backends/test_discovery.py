@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.task import Clock
+
+from wsrouter.backends.dial import Address
+from wsrouter.backends.discovery import REFRESH, Discovery, literal_address
+from wsrouter.config.values import Backend
+
+APP = Backend("app.internal", 3333)
+SAME = Backend("app.internal", 4444)
+LITERAL = Backend("127.0.0.1", 2222)
+
+
+class Resolver:
+    """Notes the look-ups; ``answer`` completes all that wait."""
+
+    def __init__(self) -> None:
+        self.nameResolver = self
+        self.waiting: list[tuple[Any, str]] = []
+        self.asked: list[str] = []
+
+    def resolveHostName(self, receiver: Any, name: str, **options: Any) -> None:
+        receiver.resolutionBegan(None)
+        self.asked.append(name)
+        self.waiting.append((receiver, name))
+
+    def answer(self, *addresses: Any) -> None:
+        waiting, self.waiting = self.waiting, []
+        for receiver, _ in waiting:
+            for address in addresses:
+                receiver.addressResolved(address)
+            receiver.resolutionComplete()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def resolver() -> Resolver:
+    return Resolver()
+
+
+@pytest.fixture
+def discovery(clock: Clock, resolver: Resolver) -> Discovery:
+    made = Discovery(clock, resolver, [APP, SAME, LITERAL])  # type: ignore[arg-type]
+    made.start()
+    return made
+
+
+def four(host: str) -> IPv4Address:
+    return IPv4Address("TCP", host, 0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        (LITERAL, Address(socket.AF_INET, ("127.0.0.1", 2222))),
+        (Backend("::1", 80), Address(socket.AF_INET6, ("::1", 80, 0, 0))),
+        (Backend("", 0, unix="/run/app.sock"), Address(socket.AF_UNIX, "/run/app.sock")),
+        (APP, None),
+    ],
+)
+def test_literals_need_no_look_up(backend, expected):
+    assert literal_address(backend) == expected
+
+
+def test_without_names_nothing_is_asked(clock, resolver):
+    discovery = Discovery(clock, resolver, [LITERAL])
+    discovery.start()
+    assert discovery.address(LITERAL) == literal_address(LITERAL)
+    assert not resolver.asked
+    assert not clock.getDelayedCalls()
+    discovery.stop()
+
+
+def test_a_name_is_asked_once_for_all_its_backends(discovery, resolver):
+    assert resolver.asked == ["app.internal"]
+    assert discovery.address(APP) is None
+    resolver.answer(four("10.0.0.1"))
+    assert discovery.address(APP) == Address(socket.AF_INET, ("10.0.0.1", 3333))
+    assert discovery.address(SAME) == Address(socket.AF_INET, ("10.0.0.1", 4444))
+
+
+def test_addresses_take_turns(discovery, resolver):
+    resolver.answer(four("10.0.0.1"), IPv6Address("TCP", "::2", 0), four("10.0.0.1"), UNIXAddress(b"odd"))
+    assert {discovery.address(APP) for _ in range(4)} == {
+        Address(socket.AF_INET, ("10.0.0.1", 3333)),
+        Address(socket.AF_INET6, ("::2", 3333, 0, 0)),
+    }
+
+
+def test_names_are_asked_again_and_follow_the_answer(discovery, resolver, clock):
+    resolver.answer(four("10.0.0.1"))
+    clock.advance(REFRESH)
+    assert resolver.asked == ["app.internal"] * 2
+    resolver.answer(four("10.0.0.2"))
+    assert discovery.address(APP) == Address(socket.AF_INET, ("10.0.0.2", 3333))
+
+
+def test_a_name_that_stops_resolving_keeps_its_addresses(discovery, resolver, clock):
+    resolver.answer(four("10.0.0.1"))
+    clock.advance(REFRESH)
+    resolver.answer()
+    assert discovery.address(APP) is not None
+
+
+def test_a_name_that_never_resolved_has_none_until_it_does(discovery, resolver, clock):
+    resolver.answer()
+    assert discovery.address(APP) is None
+    clock.advance(REFRESH)
+    resolver.answer(four("10.0.0.1"))
+    assert discovery.address(APP) is not None
+
+
+def test_a_look_up_that_takes_long_is_not_asked_twice(discovery, resolver, clock):
+    for _ in range(5):
+        clock.advance(REFRESH)
+    assert resolver.asked == ["app.internal"]
+    resolver.answer(four("10.0.0.1"))
+    clock.advance(REFRESH)
+    assert resolver.asked == ["app.internal"] * 2
+
+
+def test_a_stop_ends_the_asking_and_late_answers_count_for_nothing(discovery, resolver, clock):
+    discovery.stop()
+    discovery.stop()
+    resolver.answer(four("10.0.0.1"))
+    assert discovery.address(APP) is None
+    assert not clock.getDelayedCalls()

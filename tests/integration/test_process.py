@@ -1,0 +1,510 @@
+"""The router as a process of its own, run by ``twistd``: how it starts, refuses to start, drains and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from wsrouter import __version__
+
+TWISTD = str(Path(sys.executable).with_name("twistd"))
+#: How long a process may take for anything, in seconds.
+PATIENCE = 20.0
+
+TEXT, CLOSE = 1, 8
+
+SESSIONS = """
+    [router]
+    drain = {drain}
+    {router}
+    [listener main]
+    endpoint = tcp:0:interface=127.0.0.1
+    [tunnel opaque]
+    match = opaque
+    pool = app
+    [route sessions]
+    path = /ws
+    pool = app
+    [route plain]
+    path = /http
+    accept = http
+    pool = app
+    [pool app]
+    backends = {backend}
+"""
+
+
+class Router:
+    """A router in the foreground. ``lines`` is its log so far."""
+
+    def __init__(self, folder: Path, text: str, cwd: Path | None = None, config: str | None = None) -> None:
+        (folder / "router.ini").write_text(textwrap.dedent(text))
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [TWISTD, "-n", "--pidfile=", "wsrouter", "--config", config or str(folder / "router.ini")],
+            cwd=cwd or folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        #: The port of the last listener.
+        self.port = int(re.findall(r"port=(\d+)", self.wait_for("listening on"))[-1])
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._grown:
+                self.lines.append(line)
+                self._grown.notify_all()
+        with self._grown:
+            self.lines.append("<end>")
+            self._grown.notify_all()
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, words: str) -> str:
+        """The first line of the log that has ``words``; the test fails when the process ends before."""
+        with self._grown:
+            found = self._grown.wait_for(lambda: words in self.log or "<end>" in self.lines, PATIENCE)
+            assert found, self.log
+            assert words in self.log, self.log
+            return next(line for line in self.lines if words in line)
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def status(self) -> int:
+        """Wait for the end: the exit status."""
+        return self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """``start(text, ...) -> Router``; what still runs at the end of the test is killed."""
+    routers: list[Router] = []
+
+    def begin(text: str, **more) -> Router:
+        routers.append(Router.__new__(Router))
+        routers[-1].__init__(tmp_path, text, **more)
+        return routers[-1]
+
+    yield begin
+    for router in routers:
+        router.close()
+
+
+@pytest.fixture
+def serving(start, backend):
+    """``serving(drain="60s", router="") -> Router, Backend``: sessions, tunnels and plain requests for one backend."""
+
+    def begin(drain: str = "60s", router: str = ""):
+        server = backend()
+        return start(SESSIONS.format(drain=drain, router=router, backend=server.address)), server
+
+    return begin
+
+
+@pytest.fixture
+def open_session_with(connect):
+    def begin(router: Router, server):
+        client = connect(router.port)
+        client.request("/ws")
+        peer = server.accept()
+        peer.answer()
+        assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+        return client, peer
+
+    return begin
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``twistd -n wsrouter`` with ``arguments`` to its end."""
+    return subprocess.run(
+        [TWISTD, "-n", "--pidfile=", "wsrouter", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0
+
+
+# Ending.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_router_at_once_with_status_0(serving, number) -> None:
+    router, _ = serving()
+    router.signal(number)
+    assert router.status() == 0
+    router.wait_for(f"{signal.Signals(number).name}: no new connections, draining")
+    assert "Traceback" not in router.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_drain_says_goodbye_to_sessions_and_waits_for_their_answers(
+    serving, open_session_with, frame, number
+) -> None:
+    router, server = serving()
+    sessions = [open_session_with(router, server) for _ in range(3)]
+    client, peer = sessions[0]
+    client.send(frame(TEXT, b"before"))
+    assert peer.recv_frame().payload == b"before"
+    router.signal(number)
+    for client, peer in sessions:
+        told = client.recv_frame()
+        assert (told.opcode, told.code) == (CLOSE, 1001)
+        told = peer.recv_frame()
+        assert (told.opcode, told.code, told.masked) == (CLOSE, 1001, True)
+    assert refused(router.port)
+    assert router.process.poll() is None
+    for client, peer in sessions:
+        client.send(frame(CLOSE, b"\x03\xe9"))
+        peer.send(frame(CLOSE, b"\x03\xe9", mask=False))
+        assert client.recv_all() == peer.recv_all() == b""
+        assert not client.was_reset
+        assert not peer.was_reset
+        client.close()
+        peer.close()
+    assert router.status() == 0
+    assert router.log.count("code=1001") == 3
+    assert "Traceback" not in router.log
+
+
+def test_a_drain_waits_for_the_end_of_a_frame(serving, open_session_with, frame) -> None:
+    router, server = serving()
+    client, peer = open_session_with(router, server)
+    data = frame(2, b"x" * 1000, mask=False)
+    peer.send(data[:500])
+    assert client.recv_exactly(500) == data[:500]
+    router.signal()
+    assert peer.recv_frame().code == 1001
+    peer.send(data[500:])
+    assert client.recv_exactly(504) == data[500:]
+    assert client.recv_frame().code == 1001
+    client.close()
+    peer.close()
+    assert router.status() == 0
+
+
+def test_what_does_not_end_is_cut_when_the_drain_is_over(serving, connect) -> None:
+    router, server = serving(drain="300ms")
+    client = connect(router.port)
+    client.send(b"\0tunnel")
+    peer = server.accept()
+    assert peer.recv_exactly(7) == b"\0tunnel"
+    router.signal()
+    router.wait_for("draining: 1 sessions and tunnels")
+    # It lives until then.
+    client.send(b"more")
+    assert peer.recv_exactly(4) == b"more"
+    assert client.recv_all() == b""
+    assert peer.recv_all() == b""
+    assert router.status() == 0
+    assert "the time is up, 1 of 1 are cut" in router.log
+    assert "Traceback" not in router.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(serving, connect, number) -> None:
+    router, server = serving()
+    client = connect(router.port)
+    client.send(b"\0tunnel")
+    peer = server.accept()
+    router.signal(number)
+    router.wait_for("draining: 1 sessions and tunnels")
+    router.signal(number)
+    assert router.status() == 0
+    assert "again: ending at once" in router.log
+    client.recv_all()
+    peer.recv_exactly(7)
+    assert peer.recv_all() == b""
+    assert "Traceback" not in router.log
+
+
+def test_a_drain_closes_resting_connections_and_finishes_requests(serving, connect) -> None:
+    router, server = serving()
+    resting, asking = connect(router.port), connect(router.port)
+    for client in (resting, asking):
+        client.send(b"GET /http HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    # Whichever comes first is answered; the other waits.
+    first, second = server.accept(), server.accept()
+    for one in (first, second):
+        one.recv_head()
+    first.send(answer)
+    done, _, _ = select.select([resting.socket, asking.socket], [], [], PATIENCE)
+    if done == [asking.socket]:
+        resting, asking = asking, resting
+    assert resting.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+    router.signal()
+    assert resting.recv_all() == b""
+    assert router.process.poll() is None
+    second.send(answer)
+    assert asking.recv_all().endswith(b"ok")
+    assert not asking.was_reset
+    resting.close()
+    asking.close()
+    assert router.status() == 0
+    assert "Traceback" not in router.log
+
+
+def test_a_session_that_is_opened_during_the_drain_is_ended(serving, connect, frame) -> None:
+    router, server = serving()
+    client = connect(router.port)
+    client.request("/ws")
+    peer = server.accept()
+    head = peer.recv_head()
+    router.signal()
+    router.wait_for("draining")
+    peer.send(peer.agreement(head))
+    if client.recv_head().startswith(b"HTTP/1.1 101 "):
+        assert client.recv_frame().code == 1001
+    client.close()
+    peer.close()
+    assert router.status() == 0
+    assert "Traceback" not in router.log
+
+
+# Refusing to start.
+
+
+def test_a_port_in_use_ends_the_start_with_one_line(tmp_path, backend) -> None:
+    taken = backend()
+    (tmp_path / "router.ini").write_text(
+        f"[listener main]\nendpoint = tcp:{taken.port}:interface=127.0.0.1\n[route all]\nredirect = /x\n"
+    )
+    done = run(tmp_path, "--config", "router.ini")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"wsrouter: listener main: cannot listen on tcp:{taken.port}:interface=127.0.0.1: address already in use"
+    ]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_missing_file_ends_the_start_with_one_line(tmp_path) -> None:
+    done = run(tmp_path, "--config", "nowhere.ini")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "nowhere.ini: cannot be read: No such file or directory\n"
+
+
+def test_without_a_file_the_start_says_what_is_needed(tmp_path) -> None:
+    done = run(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("wsrouter: --config FILE is needed")
+    assert done.stderr.count("\n") == 1
+
+
+FAULTY = """\
+[listener main]
+endpoint = tcp:0
+sniff_timout = 5s
+[route all]
+pool = ap
+[pool app]
+backends = 127.0.0.1:1
+connect_timeout = soon
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--check",)])
+def test_every_fault_is_told_with_its_line(tmp_path, more) -> None:
+    (tmp_path / "router.ini").write_text(FAULTY)
+    done = run(tmp_path, "--config", "router.ini", *more)
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["router.ini:3", "router.ini:5", "router.ini:8"]
+    assert "did you mean 'sniff_timeout'?" in lines[0]
+    assert "[route all] pool" in lines[1]
+
+
+def test_a_certificate_that_cannot_be_used_ends_the_start(tmp_path) -> None:
+    (tmp_path / "a.pem").write_text("nothing of that kind")
+    (tmp_path / "router.ini").write_text(
+        "[listener main]\nendpoint = tcp:0\ncertificates = a.pem\n[route all]\nredirect = /x\n"
+    )
+    for more in ((), ("--check",)):
+        done = run(tmp_path, "--config", "router.ini", *more)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "a.pem" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_option_of_the_command_line_is_refused(tmp_path) -> None:
+    done = run(tmp_path, "--confg", "router.ini")
+    assert done.returncode == 1
+    assert "--confg" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+# Checking, and the version.
+
+
+def test_check_accepts_a_good_file_and_binds_nothing(tmp_path, backend) -> None:
+    taken = backend()
+    (tmp_path / "router.ini").write_text(
+        f"[listener main]\nendpoint = tcp:{taken.port}:interface=127.0.0.1\n[route all]\nredirect = /x\n"
+    )
+    done = run(tmp_path, "--config", "router.ini", "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "router.ini: the configuration is good\n"
+
+
+def test_the_version_is_shown(tmp_path) -> None:
+    done = run(tmp_path, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"wsrouter {__version__}\n", "")
+
+
+# Running elsewhere.
+
+
+def test_paths_are_relative_to_the_file_wherever_it_is_run_from(start, connect, tmp_path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "index.html").write_text("the page")
+    router = start(
+        """
+        [router]
+        access_log = access.log
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        [route page]
+        static = www
+        """,
+        cwd=elsewhere,
+        config="../router.ini",
+    )
+    client = connect(router.port)
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert client.recv_all().endswith(b"the page")
+    router.signal()
+    assert router.status() == 0
+    assert (tmp_path / "access.log").exists()
+    assert not list(elsewhere.iterdir())
+
+
+def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect) -> None:
+    server = backend()
+    (tmp_path / "router.ini").write_text(
+        textwrap.dedent(SESSIONS.format(drain="60s", router="access_log = access.log", backend=server.address))
+    )
+    # Where it listens must be known; a unix socket needs no free port.
+    text = (tmp_path / "router.ini").read_text().replace("tcp:0:interface=127.0.0.1", "unix:r.sock")
+    (tmp_path / "router.ini").write_text(text)
+    done = subprocess.run(
+        [TWISTD, "--pidfile=d.pid", "--logfile=d.log", "wsrouter", "--config", "router.ini"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pid = int((tmp_path / "d.pid").read_text())
+    process = os.pidfd_open(pid)
+    try:
+        client = connect(str(tmp_path / "r.sock"))
+        client.request("/ws")
+        peer = server.accept()
+        peer.answer()
+        assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        assert client.recv_frame().code == 1001
+        assert peer.recv_frame().code == 1001
+        client.close()
+        peer.close()
+        assert select.select([process], [], [], PATIENCE)[0]
+    finally:
+        if not select.select([process], [], [], 0)[0]:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.close(process)
+    log = (tmp_path / "d.log").read_text()
+    assert "listener main: listening on" in log
+    assert "Traceback" not in log
+    assert not (tmp_path / "d.pid").exists()
+    assert not (tmp_path / "r.sock").exists()
+    assert "event=close" in (tmp_path / "access.log").read_text()
+
+
+# The access log.
+
+
+def test_every_line_of_a_json_access_log_is_an_object(serving, open_session_with, connect, frame, tmp_path) -> None:
+    router, server = serving(router="log = json\n    access_log = access.log")
+    client, peer = open_session_with(router, server)
+    client.send(frame(TEXT, b"hello"))
+    peer.recv_frame()
+    peer.send(frame(CLOSE, b'\x0f\xa0a "reason"\n{with} \xc3\xb6', mask=False))
+    assert client.recv_frame().code == 4000
+    client.send(frame(CLOSE, b"\x0f\xa0"))
+    client.recv_all()
+    client.close()
+    peer.close()
+    stranger = connect(router.port)
+    stranger.send(b'GET /no"where HTTP/1.1\r\nHost: x\r\n\r\n')
+    assert stranger.recv_all()
+    tunnel = connect(router.port)
+    tunnel.send(b"\0x")
+    other = server.accept()
+    other.recv_exactly(2)
+    tunnel.close()
+    assert other.recv_all() == b""
+    other.close()
+    router.signal()
+    assert router.status() == 0
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert [(line["event"], line.get("kind"), line.get("rule")) for line in lines if line["event"] != "refuse"] == [
+        ("open", "session", "sessions"),
+        ("close", "session", "sessions"),
+        ("open", "tunnel", "opaque"),
+        ("close", "tunnel", "opaque"),
+    ]
+    (refusal,) = [line for line in lines if line["event"] == "refuse"]
+    assert refusal["status"] in (400, 404)
+    end = lines[1]
+    assert (end["by"], end["code"], end["reason"]) == ("backend", 4000, 'a "reason"\n{with} ö')
+    assert (end["messages_in"], end["messages_out"]) == (1, 0)
+    assert end["seconds"] >= 0
+    assert all(line["time"].endswith("+00:00") for line in lines)
+
+
+def test_the_access_log_goes_to_the_log_by_default(serving, open_session_with, frame) -> None:
+    router, server = serving()
+    client, peer = open_session_with(router, server)
+    router.wait_for("event=open kind=session")
+    client.send(frame(CLOSE, b"\x03\xe8{braces} %s"))
+    peer.recv_frame()
+    peer.send(frame(CLOSE, b"\x03\xe8", mask=False))
+    client.close()
+    peer.close()
+    assert 'by=client code=1000 reason="{braces} %s"' in router.wait_for("event=close")
