@@ -18,10 +18,11 @@ from wsrouter.relay.tls import TlsLeg
 class Caller:
     """Dials and notes what comes of it."""
 
-    def __init__(self, rig: Any, address: Address, timeout: float = 2.0, **more: Any) -> None:
+    def __init__(self, rig: Any, address: Address | list[Address], timeout: float = 2.0, **more: Any) -> None:
         self.legs: list[Any] = []
         self.errors: list[DialError] = []
-        self.dial = Dial(rig.relay, address, timeout, self.legs.append, self.errors.append, **more)
+        addresses = address if isinstance(address, list) else [address]
+        self.dial = Dial(rig.relay, addresses, timeout, self.legs.append, self.errors.append, **more)
         assert not self.legs
         assert not self.errors
 
@@ -134,6 +135,35 @@ def test_a_refusal_says_so(rig, nobody):
     assert not rig.relay.members
 
 
+@pytest.mark.parametrize("refusals", [1, 3])
+def test_the_next_address_is_tried_when_one_refuses(rig, address, nobody, refusals):
+    server = rig.server()
+    caller = Caller(rig, [nobody] * refusals + [address(server)])
+    rig.until(lambda: caller.over)
+    assert caller.legs[0].peername == server.getsockname()
+    rig.settle()
+    assert len(rig.relay.members) == 1
+
+
+def test_addresses_that_fail_at_once_and_later_all_end_in_one_failure(rig, nobody, tmp_path):
+    odd = Address(socket.AF_UNIX, str(tmp_path / "nobody"))
+    for addresses in ([odd, nobody], [nobody, odd], [odd, odd], [nobody, odd, nobody, odd]):
+        caller = Caller(rig, addresses)
+        rig.until(lambda caller=caller: caller.over)
+        rig.settle()
+        assert len(caller.errors) == 1
+        assert not rig.relay.members
+
+
+def test_a_cancel_between_two_addresses_ends_the_trying(rig, address, nobody, tmp_path):
+    odd = Address(socket.AF_UNIX, str(tmp_path / "nobody"))
+    caller = Caller(rig, [odd, address(rig.server())])
+    caller.dial.cancel()
+    rig.settle()
+    assert not caller.over
+    assert not rig.relay.members
+
+
 def test_silence_is_a_time_out(rig, address):
     server = rig.server(backlog=0)
     fill = [Caller(rig, address(server)) for _ in range(4)]
@@ -193,7 +223,7 @@ def test_an_exception_in_the_one_who_gets_the_leg_ends_the_leg(rig, address, log
         legs.append(leg)
         raise ZeroDivisionError
 
-    Dial(rig.relay, address(server), 2.0, fail, lambda error: None)
+    Dial(rig.relay, [address(server)], 2.0, fail, lambda error: None)
     rig.until(lambda: legs)
     rig.settle()
     assert len(logged_failures.flush(ZeroDivisionError)) == 1

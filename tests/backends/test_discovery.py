@@ -73,8 +73,8 @@ def test_literals_need_no_look_up(backend, expected):
 
 def test_without_names_nothing_is_asked(clock, resolver):
     discovery = Discovery(clock, resolver, [LITERAL])
-    discovery.start()
-    assert discovery.address(LITERAL) == literal_address(LITERAL)
+    assert discovery.start().called
+    assert discovery.addresses(LITERAL) == (literal_address(LITERAL),)
     assert not resolver.asked
     assert not clock.getDelayedCalls()
     discovery.stop()
@@ -82,18 +82,32 @@ def test_without_names_nothing_is_asked(clock, resolver):
 
 def test_a_name_is_asked_once_for_all_its_backends(discovery, resolver):
     assert resolver.asked == ["app.internal"]
-    assert discovery.address(APP) is None
+    assert discovery.addresses(APP) == []
     resolver.answer(four("10.0.0.1"))
-    assert discovery.address(APP) == Address(socket.AF_INET, ("10.0.0.1", 3333))
-    assert discovery.address(SAME) == Address(socket.AF_INET, ("10.0.0.1", 4444))
+    assert discovery.addresses(APP) == [Address(socket.AF_INET, ("10.0.0.1", 3333))]
+    assert discovery.addresses(SAME) == [Address(socket.AF_INET, ("10.0.0.1", 4444))]
 
 
-def test_addresses_take_turns(discovery, resolver):
+def test_addresses_take_turns_at_being_the_first(discovery, resolver):
     resolver.answer(four("10.0.0.1"), IPv6Address("TCP", "::2", 0), four("10.0.0.1"), UNIXAddress(b"odd"))
-    assert {discovery.address(APP) for _ in range(4)} == {
+    both = {
         Address(socket.AF_INET, ("10.0.0.1", 3333)),
         Address(socket.AF_INET6, ("::2", 3333, 0, 0)),
     }
+    seen = [discovery.addresses(APP) for _ in range(4)]
+    assert all(set(addresses) == both for addresses in seen)
+    assert [addresses[0] for addresses in seen[:2]] == [addresses[0] for addresses in seen[2:]]
+    assert {addresses[0] for addresses in seen} == both
+
+
+def test_a_start_is_done_when_the_first_answers_are_here(clock, resolver):
+    done = []
+    discovery = Discovery(clock, resolver, [APP, Backend("other.internal", 1)])
+    discovery.start().addCallback(done.append)
+    assert not done
+    resolver.answer(four("10.0.0.1"))
+    assert done == [None]
+    discovery.stop()
 
 
 def test_names_are_asked_again_and_follow_the_answer(discovery, resolver, clock):
@@ -101,22 +115,22 @@ def test_names_are_asked_again_and_follow_the_answer(discovery, resolver, clock)
     clock.advance(REFRESH)
     assert resolver.asked == ["app.internal"] * 2
     resolver.answer(four("10.0.0.2"))
-    assert discovery.address(APP) == Address(socket.AF_INET, ("10.0.0.2", 3333))
+    assert discovery.addresses(APP) == [Address(socket.AF_INET, ("10.0.0.2", 3333))]
 
 
 def test_a_name_that_stops_resolving_keeps_its_addresses(discovery, resolver, clock):
     resolver.answer(four("10.0.0.1"))
     clock.advance(REFRESH)
     resolver.answer()
-    assert discovery.address(APP) is not None
+    assert discovery.addresses(APP)
 
 
 def test_a_name_that_never_resolved_has_none_until_it_does(discovery, resolver, clock):
     resolver.answer()
-    assert discovery.address(APP) is None
+    assert not discovery.addresses(APP)
     clock.advance(REFRESH)
     resolver.answer(four("10.0.0.1"))
-    assert discovery.address(APP) is not None
+    assert discovery.addresses(APP)
 
 
 def test_a_look_up_that_takes_long_is_not_asked_twice(discovery, resolver, clock):
@@ -132,5 +146,5 @@ def test_a_stop_ends_the_asking_and_late_answers_count_for_nothing(discovery, re
     discovery.stop()
     discovery.stop()
     resolver.answer(four("10.0.0.1"))
-    assert discovery.address(APP) is None
+    assert not discovery.addresses(APP)
     assert not clock.getDelayedCalls()

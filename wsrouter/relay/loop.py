@@ -84,9 +84,14 @@ class Relay:
 
     def stop(self) -> None:
         """Abort what is left and leave the reactor."""
-        for member in list(self.members.values()):
-            member.abort()
-        while self._queue or self._graveyard:
+        # What hears of an end may begin something new: go on until nothing is left.
+        while self.members or self._queue or self._graveyard:
+            for fd, member in list(self.members.items()):
+                try:
+                    member.abort()
+                except Exception:
+                    _log.failure("A connection could not be aborted")
+                self.members.pop(fd, None)
             self._end_batch()
         self.deadlines.stop()
         if self._wake is not None:
@@ -176,8 +181,8 @@ class Relay:
                         self.fail(member)
                 if self._queue or self._graveyard:
                     self._end_batch()
-                    if self._epoll is None:
-                        return
+                if self._epoll is None:
+                    return
                 if not events or self.heavy > HEAVY_STEPS:
                     return
         finally:
