@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from wsrouter.backends.discovery import Discovery
@@ -24,7 +26,7 @@ from wsrouter.backends.pool import BackendPool
 from wsrouter.config.values import Accept, Config, Listener
 from wsrouter.demo.backends import EchoService
 from wsrouter.demo.certificates import DemoCertificates
-from wsrouter.errors import ConfigError
+from wsrouter.errors import ConfigError, RouterError
 from wsrouter.layer4.tunnel import Layer4
 from wsrouter.layer7.plain import maker_for
 from wsrouter.layer7.proxy import HttpProxy
@@ -155,15 +157,26 @@ class RouterService(Service):
     def privilegedStartService(self) -> None:
         """Bind all ports. Raises RouterError with one line that says which one cannot be bound, and why."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        self._bind()
+        try:
+            self._bind()
+        except RouterError as error:
+            _log.critical("{error}", error=error)
+            print(f"wsrouter: {error}", file=sys.__stderr__)
+            # It was said in one line. twistd still needs the exception, to exit with status 1 and remove its pid file.
+            sys.excepthook = lambda *_: None
+            raise
 
     def _bind(self) -> None:
         if self._bound:
             return
         for listener in self.listeners:
             listener.bind(self.reactor)
-        for echo in self._echoes:
-            echo.privilegedStartService()
+        for config, echo in zip(self.config.echoes, self._echoes, strict=True):
+            try:
+                echo.privilegedStartService()
+            except CannotListenError as error:
+                why = str(error.socketError.strerror or error.socketError).lower()
+                raise RouterError(f"echo {config.name}: cannot listen on port {error.port}: {why}") from None
         self._bound = True
 
     def startService(self) -> None:

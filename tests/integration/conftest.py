@@ -59,7 +59,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 from websockets.sync.server import Server, ServerConnection, serve
 
 from wsrouter.config.reader import parse
-from wsrouter.live.registry import End, Entry, Refusal
+from wsrouter.live.registry import Answer, End, Entry, Refusal
 from wsrouter.service import RouterService
 
 #: How long anything may take before the test fails, in seconds.
@@ -106,6 +106,7 @@ class Running:
         #: What ended, and how; the entry's ``counts()`` are final.
         self.closed: list[tuple[Entry, End]] = []
         self.refused: list[Refusal] = []
+        self.answered: list[Answer] = []
         self._changed = threading.Condition()
 
     def port(self, name: str = "main") -> int:
@@ -173,6 +174,10 @@ class _Observer:
 
     def refused(self, refusal: Refusal) -> None:
         self._running.refused.append(refusal)
+        self._running._tell()
+
+    def answered(self, answer: Answer) -> None:
+        self._running.answered.append(answer)
         self._running._tell()
 
 

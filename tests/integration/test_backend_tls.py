@@ -108,6 +108,39 @@ def test_a_backend_whose_certificate_does_not_verify_becomes_502(
     assert "certificate does not verify" in refusal.reason
 
 
+def test_the_next_backend_is_tried_when_one_does_not_verify(behind_tls, tls_backend, authority) -> None:
+    wrong, _ = tls_backend("other.internal")
+    right, _ = tls_backend("app.internal")
+    running, client = behind_tls(
+        f"{wrong.address}, {right.address}", "tls_ca = ca.pem\ntls_name = app.internal", {"ca.pem": authority.pem}
+    )
+    with pytest.raises(ssl.SSLError):
+        wrong.accept().recv_head()
+    right.accept().answer()
+    assert status_of(client.recv_head()) == 101
+    running.until(lambda: running.opened)
+    assert "certificate does not verify" in running.opened[0].facts.tried
+
+
+def test_the_time_to_connect_covers_the_handshake(behind_tls, backend) -> None:
+    server = backend()
+    running, client = behind_tls(server.address, "tls_verify = no\nconnect_timeout = 100ms")
+    peer = server.accept()
+    assert status_of(client.recv_all()) == 504
+    assert b"GET" not in peer.recv_all()
+    assert [one.status for one in running.refused] == [504]
+
+
+def test_a_backend_that_leaves_in_the_handshake_becomes_502(behind_tls, backend) -> None:
+    server = backend()
+    running, client = behind_tls(server.address, "tls_verify = no")
+    peer = server.accept()
+    peer.recv_exactly(100)
+    peer.close()
+    assert status_of(client.recv_all()) == 502
+    assert [one.status for one in running.refused] == [502]
+
+
 def test_a_self_signed_backend_is_trusted_by_its_own_certificate(behind_tls, backend, tmp_path) -> None:
     # A CA of trustme is the simplest self-signed certificate: it stands for itself.
     own = trustme.CA()

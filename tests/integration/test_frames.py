@@ -45,7 +45,7 @@ def configured(address: str, route: str = "", listener: str = "", pool: str = ""
 
 @pytest.fixture
 def start(router, backend, open_session):
-    """``start(route="", close_timeout="60s") -> running, client, peer``: a plain session, both ends in the test's hands."""
+    """``start(route="", close_timeout="60s") -> running, client, peer``: a plain session, both ends for the test."""
 
     def begin(route: str = "", close_timeout: str = "60s", **more):
         server = backend()
@@ -178,14 +178,64 @@ def test_frames_behind_the_101_are_delivered_once(router, connect, backend, fram
     assert client.nothing_comes()
 
 
+def test_a_backend_that_ends_right_behind_its_101_is_heard_out(router, connect, backend, frame) -> None:
+    last = frame(TEXT, b"last words", mask=False)
+    running = router(configured(backend(lambda peer: peer.send(peer.agreement(peer.recv_head()) + last)).address))
+    client = connect(running.port())
+    client.request()
+    client.recv_head()
+    assert client.recv_exactly(len(last)) == last
+    assert client.recv_frame().code == 1011
+    assert ended(running, client)[1].who is Who.BACKEND
+
+
+@pytest.mark.parametrize("sender", ["client", "backend"])
+@pytest.mark.parametrize(
+    ("payload", "code", "told"), [(b"\x03\xe8", 1000, 1000), (b"\x03", 1002, None)], ids=["a Close", "a violation"]
+)
+def test_an_end_that_comes_with_the_handshake_ends_the_session(
+    router, connect, backend, frame, sender, payload, code, told
+) -> None:
+    server = backend()
+    running = router(configured(server.address))
+    mask = sender == "client"
+    early = frame(TEXT, b"hello", mask=mask) + frame(CLOSE, payload, mask=mask)
+    client = connect(running.port())
+    if mask:
+        # One segment for the head and the frames behind it.
+        head = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        client.send(head + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n" + early)
+        peer = server.accept()
+        peer.answer()
+    else:
+        client.request()
+        peer = server.accept()
+        peer.send(peer.agreement(peer.recv_head()) + early)
+    client.recv_head()
+    one, other = (client, peer) if mask else (peer, client)
+    assert other.recv_frame().payload == b"hello"
+    assert other.recv_frame().code == (told or (1001 if mask else 1011))
+    if told is None:
+        assert one.recv_frame().code == code
+    other.send(frame(CLOSE, payload if told else b"", mask=not mask))
+    if told is not None:
+        assert one.recv_frame().code == code
+    assert is_over(one)
+    assert is_over(other)
+    end = ended(running, client, peer)[1]
+    assert (end.who, end.code) == (Who.CLIENT if mask else Who.BACKEND, code)
+
+
 # Compression.
 
 
-def test_messages_are_compressed_from_end_to_end(router, echo_backend) -> None:
-    server = echo_backend(compression="deflate")
-    running = router(configured(server.address))
+def test_messages_are_compressed_from_end_to_end(router, echo_backend, connect, wire) -> None:
+    for_backend, for_client, listener, pool, files = wire
+    server = echo_backend(compression="deflate", **for_backend)
+    running = router(configured(server.address, "", listener, pool), files)
     texts = ["hello " * 10_000, "", "x", "hello " * 10_000]
-    with open_websocket(f"ws://127.0.0.1:{running.port()}/", compression="deflate") as client:
+    sock = connect(running.port(), **for_client).socket
+    with open_websocket("ws://outer.example/", sock=sock, compression="deflate") as client:
         assert [extension.name for extension in client.protocol.extensions] == ["permessage-deflate"]
         for text in texts:
             client.send(text)
@@ -486,7 +536,7 @@ def test_a_frame_that_was_cut_off_never_looks_whole(start_on, frame, gone, how) 
     assert other.recv_exactly(600) == data
     getattr(one, how)()
     assert other.recv_all() == b""
-    entry, end = ended(running, client, peer)
+    _, end = ended(running, client, peer)
     assert (end.who, end.code) == (Who.CLIENT if gone == "client" else Who.BACKEND, 1006)
     assert end.reason.endswith("in the middle of a frame")
 
@@ -712,24 +762,28 @@ def test_an_exception_within_one_session_ends_that_one_and_the_router_serves_on(
     assert client_3.recv_frame().payload == b"new"
 
 
-def test_an_observer_that_fails_at_the_end_of_a_session_does_not_harm_others(
-    router, backend, open_session, frame, logged_failures
+@pytest.mark.parametrize("event", ["opened", "closed"])
+def test_an_observer_that_fails_harms_no_session_and_no_other_observer(
+    router, backend, open_session, frame, logged_failures, event
 ) -> None:
     server = backend()
     running = router(configured(server.address))
-    (client, peer), (client_2, peer_2) = open_session(running, server), open_session(running, server)
 
     class Broken:
-        def closed(self, entry, end) -> None:
+        """Hears everything, before the others, and fails at one event."""
+
+        def __getattr__(self, name: str):
+            return self.fail if name == event else lambda *_: None
+
+        def fail(self, *_) -> None:
             raise Injected
 
-    running.call(running.service.registry.observers.append, Broken())
+    running.call(running.service.registry.observers.insert, 0, Broken())
+    client, peer = open_session(running, server)
+    client.send(frame(TEXT, b"up"))
+    assert peer.recv_frame().payload == b"up"
     client.reset()
     assert peer.recv_frame().code == 1001
-    peer.close()
-    running.until(lambda: running.closed)
-    running.settle()
+    ended(running, peer)
+    assert len(running.opened) == 1
     assert len(logged_failures.flush(Injected)) == 1
-    running.call(running.service.registry.observers.pop)
-    client_2.send(frame(TEXT, b"still here"))
-    assert peer_2.recv_frame().payload == b"still here"

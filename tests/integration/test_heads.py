@@ -305,6 +305,7 @@ def test_what_follows_an_upgrade_that_the_backend_declines_reaches_nobody(start,
     assert fields_of(answer)[b"connection"] == b"close"
     # The connection ends, and nothing else has come over it or over another.
     assert peer.recv_all() == b""
+    client.close()
     running.until(lambda: not running.connections)
     server.was_contacted()
     assert server.count == 1
@@ -437,6 +438,26 @@ def test_a_connection_is_kept_for_a_next_request_within_keep_alive(start, connec
         client.recv_until(b"\r\n\r\n/http")
         # Longer than head_timeout: between requests another time counts.
         assert not select.select([client.socket], [], [], 0.15)[0]
+
+
+@pytest.mark.parametrize("size", [10, 5_000_000])
+def test_a_client_that_has_finished_sending_still_gets_its_file(router, connect, size) -> None:
+    content = os.urandom(size)
+    running = router(
+        """
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        [route files]
+        static = www
+        """,
+        files={"www/a.bin": content},
+    )
+    client = connect(running.port())
+    client.send(plain(path=b"/a.bin"))
+    client.finish()
+    answer = client.recv_all()
+    assert status_of(answer) == 200
+    assert answer.partition(b"\r\n\r\n")[2] == content
 
 
 # What listeners refuse to do in clear.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 from contextlib import suppress
 
 import pytest
@@ -117,6 +118,28 @@ def test_a_bad_opening_handshake_reaches_no_backend(start, ask, backend, head, s
     assert not client.was_reset
     assert [(one.status, one.stage) for one in running.refused] == [(status, "http")]
     assert not server.was_contacted()
+
+
+@pytest.mark.parametrize(
+    ("usual", "written"),
+    [
+        (b"Connection: Upgrade", b"Connection: keep-alive, Upgrade"),
+        (b"Connection: Upgrade", b"Connection: keep-alive\r\nConnection: Upgrade"),
+        (b"Connection: Upgrade", b"connection:UPGRADE"),
+        (b"Upgrade: websocket", b"UPGRADE:  WebSocket "),
+        (b"Upgrade: websocket", b"Upgrade: foo/1, websocket"),
+        (b"Host: ", b"Content-Length: 0\r\nHost: "),
+        (b"GET", b"\r\nGET"),
+    ],
+)
+def test_what_other_clients_write_is_understood(start, ask, backend, usual, written) -> None:
+    server = backend()
+    running = start(server)
+    client = ask(running, handshake().replace(usual, written, 1))
+    head = server.accept().answer()
+    assert b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" in head
+    assert head.lower().count(b"upgrade") == 2
+    assert status_of(client.recv_head()) == 101
 
 
 SAME = "origins = same"
@@ -435,6 +458,20 @@ def test_a_slow_client_holds_a_long_refusal_up(start, connect, backend) -> None:
         client.recv_exactly(part)
         sent += part
     assert client.recv_all() == b""
+    assert not client.was_reset
+
+
+def test_a_refusal_can_be_read_although_the_client_sends_frames_already(start, ask, backend, frame) -> None:
+    server = backend()
+    running = start(server)
+    client = ask(running)
+    peer = server.accept()
+    peer.recv_head()
+    sender = threading.Thread(target=client.send, args=(frame(2, bytes(8_000_000)),))
+    sender.start()
+    peer.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+    sender.join(10)
+    assert client.recv_all().endswith(b"\r\n\r\nno")
     assert not client.was_reset
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,11 @@ class Router:
         self._reader.start()
         #: The port of the last listener.
         self.port = int(re.findall(r"port=(\d+)", self.wait_for("listening on"))[-1])
+        # Who is answered finds the reactor running, and with it the handlers for signals.
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as sock:
+            sock.sendall(b"GET /is-it-up HTTP/1.0\r\n\r\n")
+            while sock.recv(65536):
+                pass
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -153,9 +161,26 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def refused(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) != 0
+def run_daemon(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Start ``router.ini`` as a daemon, with ``d.pid`` and ``d.log``; returns when it serves, or does not."""
+    return subprocess.run(
+        [TWISTD, "--pidfile=d.pid", "--logfile=d.log", "wsrouter", "--config", "router.ini"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def until_refused(port: int) -> None:
+    """Return once ``port`` refuses connections: it is closed a turn of the reactor behind the first goodbyes."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED:
+                return
+    pytest.fail(f"port {port} still accepts connections")
 
 
 # Ending.
@@ -185,7 +210,7 @@ def test_a_drain_says_goodbye_to_sessions_and_waits_for_their_answers(
         assert (told.opcode, told.code) == (CLOSE, 1001)
         told = peer.recv_frame()
         assert (told.opcode, told.code, told.masked) == (CLOSE, 1001, True)
-    assert refused(router.port)
+    until_refused(router.port)
     assert router.process.poll() is None
     for client, peer in sessions:
         client.send(frame(CLOSE, b"\x03\xe9"))
@@ -295,6 +320,35 @@ def test_a_session_that_is_opened_during_the_drain_is_ended(serving, connect, fr
     assert "Traceback" not in router.log
 
 
+# Running short.
+
+
+def test_without_descriptors_accepting_pauses_and_live_sessions_go_on(
+    serving, open_session_with, connect, frame
+) -> None:
+    router, server = serving()
+    client, peer = open_session_with(router, server)
+    pid = router.process.pid
+    used = len(os.listdir(f"/proc/{pid}/fd"))
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 3, before[1]))
+    # Two wait for their first bytes to be whole, each with a descriptor; the others wait in the kernel.
+    late = [connect(router.port) for _ in range(20)]
+    router.wait_for("accepting pauses: too many open files")
+    client.send(frame(TEXT, b"still here"))
+    assert peer.recv_frame().payload == b"still here"
+    peer.send(frame(TEXT, b"so am I", mask=False))
+    assert client.recv_frame().payload == b"so am I"
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    for one in late:
+        one.send(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert one.recv_all().startswith(b"HTTP/1.1 404 ")
+        one.close()
+    assert router.log.count("accepting pauses") == 1
+    assert router.log.count("accepting again") == 1
+    assert "Traceback" not in router.log
+
+
 # Refusing to start.
 
 
@@ -309,6 +363,21 @@ def test_a_port_in_use_ends_the_start_with_one_line(tmp_path, backend) -> None:
         f"wsrouter: listener main: cannot listen on tcp:{taken.port}:interface=127.0.0.1: address already in use"
     ]
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_port_in_use_ends_the_start_of_the_daemon_too(tmp_path, backend) -> None:
+    taken = backend()
+    (tmp_path / "router.ini").write_text(
+        "[listener free]\nendpoint = unix:r.sock\n"
+        f"[listener main]\nendpoint = tcp:{taken.port}:interface=127.0.0.1\n[route all]\nredirect = /x\n"
+    )
+    done = run_daemon(tmp_path)
+    assert done.returncode == 1
+    assert "listener main: cannot listen on" in done.stderr
+    log = (tmp_path / "d.log").read_text()
+    assert f"cannot listen on tcp:{taken.port}:interface=127.0.0.1: address already in use" in log
+    assert "Traceback" not in log + done.stderr
+    assert not (tmp_path / "d.pid").exists()
 
 
 def test_a_missing_file_ends_the_start_with_one_line(tmp_path) -> None:
@@ -415,20 +484,10 @@ def test_paths_are_relative_to_the_file_wherever_it_is_run_from(start, connect, 
 
 def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect) -> None:
     server = backend()
-    (tmp_path / "router.ini").write_text(
-        textwrap.dedent(SESSIONS.format(drain="60s", router="access_log = access.log", backend=server.address))
-    )
-    # Where it listens must be known; a unix socket needs no free port.
-    text = (tmp_path / "router.ini").read_text().replace("tcp:0:interface=127.0.0.1", "unix:r.sock")
-    (tmp_path / "router.ini").write_text(text)
-    done = subprocess.run(
-        [TWISTD, "--pidfile=d.pid", "--logfile=d.log", "wsrouter", "--config", "router.ini"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    text = textwrap.dedent(SESSIONS.format(drain="60s", router="access_log = access.log", backend=server.address))
+    # A unix socket's place is known, a port of the kernel's choice would have to be looked for.
+    (tmp_path / "router.ini").write_text(text.replace("tcp:0:interface=127.0.0.1", "unix:r.sock"))
+    done = run_daemon(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     pid = int((tmp_path / "d.pid").read_text())
     process = os.pidfd_open(pid)
@@ -489,9 +548,8 @@ def test_every_line_of_a_json_access_log_is_an_object(serving, open_session_with
         ("open", "tunnel", "opaque"),
         ("close", "tunnel", "opaque"),
     ]
-    (refusal,) = [line for line in lines if line["event"] == "refuse"]
-    assert refusal["status"] in (400, 404)
-    end = lines[1]
+    assert [line["status"] for line in lines if line["event"] == "refuse"][-1] in (400, 404)
+    end = next(line for line in lines if line["event"] == "close")
     assert (end["by"], end["code"], end["reason"]) == ("backend", 4000, 'a "reason"\n{with} ö')
     assert (end["messages_in"], end["messages_out"]) == (1, 0)
     assert end["seconds"] >= 0

@@ -540,3 +540,55 @@ def test_a_reset_within_the_preamble_leaves_the_router_serving(passing, connect)
     client = connect(running.port())
     client.send(data)
     assert server.accept().recv_exactly(len(data)) == data
+
+
+@pytest.mark.parametrize("how", ["a handshake", "a failed handshake", "a reset handshake", "silence"])
+def test_every_end_of_a_tls_connection_gives_its_place_back(router, connect, authority, how) -> None:
+    running = router(
+        """
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        max_connections = 1
+        certificates = a.pem
+        [route all]
+        redirect = /x
+        """,
+        {"a.pem": authority.issue("a.example")},
+    )
+    client = connect(running.port())
+    if how == "a handshake":
+        client.close()
+        client = connect(running.port(), tls=authority.client_context(), name="a.example")
+    elif how == "a failed handshake":
+        client.send(hello(server_name(b"a.example")) + b"\x15\x03\x03\0\x02\x02\x2a")
+        client.recv_all()
+    elif how == "a reset handshake":
+        client.send(hello(server_name(b"a.example")))
+        client.recv_until(b"\x0e\0\0\0")
+        client.reset()
+    client.close()
+    again = connect(running.port(), tls=authority.client_context(), name="a.example")
+    again.send(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
+    assert again.recv_until(b"\r\n") == b"HTTP/1.1 302 Found\r\n"
+
+
+def test_an_exception_within_one_preamble_ends_that_one_and_the_router_serves_on(
+    passing, connect, logged_failures, monkeypatch
+) -> None:
+    running, server, _ = passing
+
+    def fail(data: bytes) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wsrouter.listener.sniff", fail)
+        client = connect(running.port())
+        client.send(b"x")
+        assert client.recv_all() == b""
+        assert client.was_reset
+    assert len(logged_failures.flush(ZeroDivisionError)) == 1
+    data = hello(server_name(b"a.example"))
+    client = connect(running.port())
+    client.send(data)
+    assert server.accept().recv_exactly(len(data)) == data
+    running.until(lambda: running.call(lambda: len(running.service.relay.members)) == 3)

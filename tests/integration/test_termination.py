@@ -583,6 +583,36 @@ def test_a_resumed_session_has_its_client_certificate_still(demanding, alice) ->
             session = tls.session
 
 
+def test_a_session_of_another_name_does_not_slip_past_the_demand(demanding, authority) -> None:
+    running, server = demanding("required")
+    context = authority.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # whose tickets come with the handshake
+    with (
+        socket.create_connection(("127.0.0.1", running.port()), timeout=10) as sock,
+        context.wrap_socket(sock, server_hostname="a.example") as tls,
+    ):
+        session = tls.session
+    assert session.has_ticket
+    with (
+        socket.create_connection(("127.0.0.1", running.port()), timeout=10) as sock,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(sock, server_hostname="secret.example", session=session)
+    assert not server.was_contacted()
+
+
+def test_every_request_of_a_connection_is_held_against_its_name(demanding, connect, authority) -> None:
+    running, server = demanding("required")
+    client = connect(running.port(), tls=authority.client_context(), name="a.example")
+    client.send(get("a.example"))
+    head = client.recv_head()
+    assert status_of(head) == 302
+    client.recv_exactly(int(fields_of(head)["content-length"]))
+    client.send(UPGRADE % b"secret.example")
+    assert status_of(client.recv_all()) == 421
+    assert not server.was_contacted()
+
+
 @pytest.mark.parametrize("auth", ["required", "optional"])
 @pytest.mark.parametrize("request_of", [get, lambda host: UPGRADE % host.encode()], ids=["plain", "upgrade"])
 def test_a_request_for_a_demanding_host_on_another_connection_gets_421(
@@ -718,6 +748,24 @@ def test_frames_in_the_record_of_the_request_come_behind_the_101(start, connect,
     peer = server.accept()
     peer.recv_head()
     assert peer.nothing_comes()
+
+
+def test_requests_are_pipelined_over_tls(two, connect, authority) -> None:
+    client = connect(two.port(), tls=authority.client_context(), name="a.example")
+    client.send(get("a.example") * 200)
+    for _ in range(200):
+        head = client.recv_head()
+        assert status_of(head) == 302
+        client.recv_exactly(int(fields_of(head)["content-length"]))
+
+
+def test_a_refusal_can_be_read_although_the_client_still_sends(two, connect, authority) -> None:
+    client = connect(two.port(), tls=authority.client_context(), name="a.example")
+    client.send(b"POST /ws HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000000\r\n\r\n")
+    for _ in range(100):
+        client.send(bytes(65536))
+    assert status_of(client.recv_all()) == 426
+    assert not client.was_reset
 
 
 def test_a_request_may_come_with_the_last_flight_of_the_handshake(two, connect, authority) -> None:

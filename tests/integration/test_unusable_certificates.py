@@ -57,6 +57,11 @@ def test_a_certificate_that_is_not_there_refuses_the_start(router) -> None:
         assert_refused(router, where, {}, "bad.pem")
 
 
+@pytest.mark.parametrize("where", ["certificates", "default_certificate", "file", "client_ca", "tls_ca"])
+def test_a_folder_in_the_place_of_a_certificate_refuses_the_start(router, where) -> None:
+    assert_refused(router, where, {"bad.pem/inside": b""}, "bad.pem")
+
+
 @pytest.mark.parametrize("where", ["client_ca", "tls_ca"])
 def test_a_ca_that_cannot_be_used_refuses_the_start(router, where) -> None:
     assert_refused(router, where, {"bad.pem": b"garbage"}, "holds no certificate")

@@ -146,7 +146,7 @@ class LegEndpoint:
         def failed(error: Exception) -> None:
             result.errback(error)
 
-        dial = Dial(self.relay, self.address, 20.0, connected, failed)
+        dial = Dial(self.relay, [self.address], 20.0, connected, failed)
         result: Deferred[Any] = Deferred(lambda _: dial.cancel())
         return result
 

@@ -41,8 +41,8 @@ class TlsClient:
 class Dial:
     """Connects within ``timeout`` seconds (TLS included) and calls ``connected`` or ``failed``, once.
 
-    ``addresses`` are those of one backend, at least one; the next is tried when one refuses. The result never comes
-    before the constructor has returned. ``cancel`` forgets the attempt.
+    ``addresses`` are those of one backend, at least one. The next is tried when one refuses, or has not answered within
+    its share of the time. The result never comes before the constructor has returned. ``cancel`` forgets the attempt.
     """
 
     __slots__ = (
@@ -53,6 +53,7 @@ class Dial:
         "_keepalive",
         "_leg",
         "_others",
+        "_share",
         "_socket",
         "_tls",
         "fd",
@@ -76,7 +77,8 @@ class Dial:
         self._connected: Connected | None = connected
         self._failed: Failed | None = failed
         self._leg: TlsLeg | None = None
-        self._deadline: Deadline | None = relay.deadlines.after(timeout, self._expired)
+        self._share = timeout / len(addresses)
+        self._deadline: Deadline | None = relay.deadlines.after(self._share, self._expired)
         self._socket: socket.socket | None = None
         self.fd = -1
         number = self._connect()
@@ -105,6 +107,8 @@ class Dial:
         """This address did not take the connection: the next, or the end."""
         while number and self._others and self._failed is not None:
             self._drop()
+            self._stop_waiting()
+            self._deadline = self.relay.deadlines.after(self._share, self._expired)
             self._address = self._others.pop(0)
             number = self._connect()
         if number:
@@ -172,8 +176,12 @@ class Dial:
         self._leg = None
         self._stop_waiting()
         connected, self._connected, self._failed = self._connected, None, None
-        if connected is not None:
+        if connected is None:
+            return
+        try:
             connected(leg)
+        except Exception:
+            self.relay.fail(leg)
 
     def _fail(self, error: DialError) -> None:
         self._stop_waiting()
@@ -184,7 +192,10 @@ class Dial:
 
     def _expired(self) -> None:
         self._deadline = None
-        self._fail(DialError("no connection in time", timed_out=True))
+        if self._others and self._leg is None:
+            self._refused(errno.ETIMEDOUT)
+        else:
+            self._fail(DialError("no connection in time", timed_out=True))
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

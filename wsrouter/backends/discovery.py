@@ -11,6 +11,7 @@ import functools
 import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredList
@@ -77,6 +78,8 @@ class Discovery:
         self._clock = clock
         self._resolver = resolver
         self._names: set[str] = set()
+        #: Names whose look-up is under way: a dead resolver must not fill the reactor's threads.
+        self._asking: set[str] = set()
         self._hosts: dict[str, list[tuple[int, str]]] = {}
         self._literals: dict[Backend, tuple[Address]] = {}
         self._turn = 0
@@ -124,12 +127,18 @@ class Discovery:
         if self._names:
             self._call = self._clock.callLater(REFRESH, self._refresh)
         lookups: list[Deferred[None]] = []
-        for name in sorted(self._names):
+        for name in sorted(self._names - self._asking):
+            self._asking.add(name)
             receiver = _Receiver()
-            lookup = receiver.done.addCallback(functools.partial(self._resolved, name))
+            lookup = receiver.done.addBoth(functools.partial(self._answered, name))
+            lookup.addCallback(functools.partial(self._resolved, name))
             lookups.append(lookup.addErrback(functools.partial(_failed, name)))
             self._resolver.nameResolver.resolveHostName(receiver, name, transportSemantics="TCP")
         return DeferredList(lookups).addCallback(lambda _: None)
+
+    def _answered(self, name: str, result: Any) -> Any:
+        self._asking.discard(name)
+        return result
 
     def _resolved(self, name: str, found: Sequence[IAddress]) -> None:
         if not self._running:

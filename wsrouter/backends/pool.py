@@ -186,12 +186,15 @@ class _DialEndpoint:
         result: Deferred[IProtocol] = Deferred(cancelled)
 
         def connected(leg: Leg) -> None:
-            protocol = protocolFactory.buildProtocol(leg.getPeer())
-            if protocol is None:
+            try:
+                protocol = protocolFactory.buildProtocol(leg.getPeer())
+                if protocol is None:
+                    raise DialError("no protocol for the connection")
+                leg.attach(protocol)
+            except Exception:
                 leg.abortConnection()
-                result.errback(DialError("no protocol for the connection"))
+                result.errback()
                 return
-            leg.attach(protocol)
             result.callback(protocol)
 
         dial = self._pool.dial(self._backend, connected, result.errback)

@@ -25,6 +25,7 @@ from wsrouter.layer7.opening import Opening
 from wsrouter.layer7.site import RETRY_AFTER, Request, Site
 from wsrouter.layer7.termination import CertificateStore
 from wsrouter.live.connection import Connection
+from wsrouter.live.registry import Answer
 from wsrouter.policy.origins import origin_allowed
 from wsrouter.policy.routing import host_name
 from wsrouter.relay.deadlines import Deadline
@@ -70,6 +71,8 @@ class Front(Protocol):
         self._head: RequestHead | None = None
         self._target: Target | None = None
         self._route = ""
+        #: When the plain request under way began, on the reactor's clock.
+        self._began = 0.0
         self._exchange: Exchange | None = None
         self._opening: Opening | None = None
         self._deadline: Deadline | None = None
@@ -222,6 +225,7 @@ class Front(Protocol):
     def _answer(self, request: Request, rest: bytes) -> None:
         leg = self._leg
         self._stage = Stage.EXCHANGE
+        self._began = self._site.relay.seconds()
         self._exchange = exchange = Exchange(
             leg,
             request.head,
@@ -256,7 +260,11 @@ class Front(Protocol):
             self._wait(self._listener.keep_alive)
 
     def _log_exchange(self, exchange: Exchange) -> None:
-        if exchange.refusal is None or self._head is None or self._target is None:
+        if self._head is None or self._target is None:
+            return
+        if exchange.refusal is None:
+            if exchange.status is not None:
+                self._log_answer(exchange, exchange.status, self._head, self._target)
             return
         self._site.refuse(
             self._connection,
@@ -266,6 +274,23 @@ class Front(Protocol):
             exchange.refusal,
             host=self._head.host,
             path=self._site.path_for_log(self._target),
+        )
+
+    def _log_answer(self, exchange: Exchange, status: int, head: RequestHead, target: Target) -> None:
+        connection, site = self._connection, self._site
+        site.registry.answer(
+            Answer(
+                connection.number,
+                connection.client,
+                connection.listener,
+                self._route,
+                head.method,
+                head.host,
+                site.path_for_log(target),
+                status,
+                exchange.sent,
+                site.relay.seconds() - self._began,
+            )
         )
 
     def _look_again(self) -> None:

@@ -31,6 +31,9 @@ from wsrouter.wire.forwarding import client_answer, response_fields, upgrade_hea
 from wsrouter.wire.head import ResponseHead, cut_response, parse_response
 from wsrouter.wire.opening import Accepted, Upgrade, verify_answer
 
+#: The longest pause within the body of a backend's refusal, in seconds.
+REFUSAL_SILENCE = 60.0
+
 
 class Opener(Protocol):
     """The front that asked for the session."""
@@ -234,7 +237,6 @@ class Opening(TwistedProtocol):
         client, leg = self._client, self._leg
         assert leg is not None
         self._stop_waiting()
-        self._deadline = self._site.relay.deadlines.after(self._pool.config.handshake_timeout, self._late)
         client.write(
             b"HTTP/1.1 %d %b\r\n%b\r\n"
             % (response.status, response.reason, b"".join(b"%b: %b\r\n" % field for field in fields))
@@ -252,6 +254,10 @@ class Opening(TwistedProtocol):
         self._client.write(piece)
         if done:
             self._finish()
+            return
+        # Each piece has its own time, that which a slow client takes included.
+        self._stop_waiting()
+        self._deadline = self._site.relay.deadlines.after(REFUSAL_SILENCE, self._late)
 
     def _pass_end(self) -> None:
         if self._body is _until_close:

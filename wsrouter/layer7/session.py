@@ -27,7 +27,7 @@ from wsrouter.live.registry import Counts, End, Facts, Registry, Who
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
-from wsrouter.relay.pump import FramePump, Pump
+from wsrouter.relay.pump import FramePump
 from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker

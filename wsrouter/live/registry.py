@@ -107,6 +107,24 @@ class Refusal:
     path: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A plain HTTP request that was answered by the router's files or redirects, or by a backend."""
+
+    number: int
+    client: str
+    listener: str
+    #: The route's name.
+    rule: str
+    method: str
+    host: str
+    path: str
+    status: int
+    #: Bytes behind the answer's head, its framing included.
+    bytes_out: int
+    seconds: float
+
+
 class Observer(Protocol):
     """Hears what happens."""
 
@@ -118,6 +136,9 @@ class Observer(Protocol):
 
     def refused(self, refusal: Refusal) -> None:
         """Somebody was turned away."""
+
+    def answered(self, answer: Answer) -> None:
+        """A plain request was answered."""
 
 
 @dataclass(slots=True)
@@ -146,6 +167,11 @@ class Registry:
         del self.entries[entry.number]
         for observer in self.observers:
             observer.closed(entry, end)
+
+    def answer(self, answer: Answer) -> None:
+        """A plain request was answered."""
+        for observer in self.observers:
+            observer.answered(answer)
 
     def refuse(self, refusal: Refusal) -> None:
         """Somebody was turned away."""

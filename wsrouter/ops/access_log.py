@@ -1,4 +1,4 @@
-"""The access log: a line when a session or tunnel opens, one when it ends, one for each refusal.
+"""The access log: a line when a session or tunnel opens, one when it ends, one for each plain request or refusal.
 
 As text the fields are ``name=value``, with quotes around what holds blanks; as JSON every line is one object.
 Whatever a peer chose (path, host, close reason) is escaped: it can neither break a line nor forge one.
@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wsrouter.config.values import Log
-from wsrouter.live.registry import End, Entry, Facts, Refusal
+from wsrouter.live.registry import Answer, End, Entry, Facts, Refusal
 
 _log = Logger(namespace="wsrouter.access")
 
@@ -88,6 +88,24 @@ class AccessLog:
             line["path"] = refusal.path
         line["reason"] = refusal.reason
         self._write(line)
+
+    def answered(self, answer: Answer) -> None:
+        """A plain request was answered."""
+        self._write(
+            {
+                "event": "request",
+                "connection": answer.number,
+                "client": answer.client,
+                "listener": answer.listener,
+                "rule": answer.rule,
+                "method": answer.method,
+                "host": answer.host,
+                "path": answer.path,
+                "status": answer.status,
+                "bytes_out": answer.bytes_out,
+                "seconds": round(answer.seconds, 3),
+            }
+        )
 
     def _write(self, line: Line) -> None:
         if self._stream is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from wsrouter.live.registry import End, Entry, Refusal, Registry
+from wsrouter.live.registry import Answer, End, Entry, Refusal, Registry
 from wsrouter.wire.close import GOING_AWAY
 
 #: How often a drain looks whether it is done, and how often it says how far it is, in seconds.
@@ -70,6 +70,9 @@ class Drain:
         """Noticed at the next look."""
 
     def refused(self, refusal: Refusal) -> None:
+        """Of no concern here."""
+
+    def answered(self, answer: Answer) -> None:
         """Of no concern here."""
 
     def _end_late(self, entry: Entry) -> None:

@@ -53,13 +53,14 @@ class TlsLeg(Leg):
         server_side: bool,
         server_hostname: str | None = None,
     ) -> None:
-        super().__init__(relay, sock, peername)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         #: The TLS object: its version, cipher, ALPN choice and peer certificate can be asked for.
         self.tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
+        # The relay learns of the leg only now: OpenSSL refuses some names.
+        super().__init__(relay, sock, peername)
         self._plain_read = self.tls.read
         self._buffered = False
         self._done: Callable[[], None] | None = None
