@@ -12,10 +12,11 @@ from typing import cast
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IReactorFDSet, IReadDescriptor
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from wsrouter.config import values
 from wsrouter.config.values import Match
@@ -35,6 +36,9 @@ from wsrouter.sniff.verdict import Http, Opaque, Tls, Verdict
 
 #: Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn.
 BACKLOG = 4096
+
+#: The first byte of a ClientHello's record (RFC 8446 5.1).
+TLS_HANDSHAKE = 0x16
 
 # TLS alerts (RFC 8446 6.2, RFC 6066 3).
 HANDSHAKE_FAILURE = 40
@@ -111,6 +115,8 @@ class Listener:
     def stop(self) -> Deferred[None] | None:
         """Accept no more and close the port; live connections go on."""
         if self._acceptor is not None:
+            # Whoever waits in the kernel's queue has been connected already; closing the port would reset them.
+            self._acceptor.accept_waiting()
             self._acceptor.abort()
             self._acceptor = None
         port, self._port = self._port, None
@@ -121,6 +127,7 @@ class Listener:
         leg.attach(Preamble(self, connection))
 
 
+@implementer(IHalfCloseableProtocol)
 class Preamble(TwistedProtocol):
     """The protocol on a client's leg until there is a verdict."""
 
@@ -147,6 +154,20 @@ class Preamble(TwistedProtocol):
             self._decide(verdict)
         elif len(self._received) > PREFETCH_LIMIT:
             self._refuse(f"no verdict in {PREFETCH_LIMIT} bytes")
+
+    def readConnectionLost(self) -> None:
+        """A FIN before there was a verdict: a few bytes that could have become HTTP are opaque, then.
+
+        Who said nothing, or left within a ClientHello, has changed its mind.
+        """
+        if self._received and self._received[0] != TLS_HANDSHAKE:
+            self._decide(Opaque())
+        else:
+            self._stop_waiting()
+            cast(Leg, self.transport).loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The leg never says this."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client left before there was a verdict."""

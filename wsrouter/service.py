@@ -248,10 +248,10 @@ class RouterService(Service):
             self._drain.cancel()
             return
         _log.info("{why}: no new connections, draining", why=why)
-        for listener in self.listeners:
-            listener.stop()
         site = self.site
         site.draining = True
+        for listener in self.listeners:
+            listener.stop()
         self._drain = Drain(
             self.reactor, self.registry, lambda: len(site.fronts), self.config.router.drain, self.reactor.stop
         )

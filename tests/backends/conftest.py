@@ -1,4 +1,4 @@
-"""What the tests of the backends share: a relay that is turned by hand, on a clock that stands still, and listening sockets."""
+"""What the tests of the backends share: a relay that is turned by hand on a clock that stands still, and sockets."""
 
 from __future__ import annotations
 

@@ -172,15 +172,13 @@ def test_cancel_reaches_the_dial_behind_a_name_that_does_not_resolve(rig):
 def test_a_settled_attempt_holds_nobody(rig):
     pool = pool_of(rig, backend_at(rig.server()))
     seeker = Seeker(pool)
-    rig.until(lambda: seeker.over)
+    legs, attempt, dead = seeker.legs, seeker.attempt, weakref.ref(seeker)
     gc.collect()
     gc.disable()
     try:
-        attempt = seeker.attempt
-        attempt.settle()
-        dead = weakref.ref(seeker)
-        seeker.legs.clear()
         del seeker
+        rig.until(lambda: legs)
+        attempt.settle()
         assert dead() is None
         assert attempt.story() == ""
     finally:

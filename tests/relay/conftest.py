@@ -1,7 +1,7 @@
 """What the tests of the relay share: a relay without a reactor, legs on real sockets, and peers at their other ends.
 
-The relay is turned by hand: ``rig.turn()`` is one turn of a reactor, ``rig.until(...)`` as many as are needed. Time is a
-``Clock``: it stands still unless the test moves it.
+The relay is turned by hand: ``rig.turn()`` is one turn of a reactor, ``rig.until(...)`` as many as are needed. Time is
+a ``Clock``: it stands still unless the test moves it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import trustme
@@ -296,7 +296,9 @@ class Rig:
             leg.attach(protocol)
         return leg, peer
 
-    def tls_leg(self, protocol: Protocol | None = None, buffer: int | None = None, early: bytes = b"") -> tuple[TlsLeg, TlsPeer]:
+    def tls_leg(
+        self, protocol: Protocol | None = None, buffer: int | None = None, early: bytes = b""
+    ) -> tuple[TlsLeg, TlsPeer]:
         """A TLS leg on the server's side, its handshake done, and its peer."""
         near, far = self.pair(buffer)
         leg = TlsLeg(self.relay, near, near.getpeername(), self.server_context, server_side=True)
@@ -304,7 +306,7 @@ class Rig:
         peer.early = early
         self.peers.append(peer)
         done: list[bool] = []
-        leg.handshake(lambda: done.append(True), lambda reason: pytest.fail(reason))
+        leg.handshake(lambda: done.append(True), pytest.fail)
         self.until(lambda: done and peer.open)
         if protocol is not None:
             leg.attach(protocol)
@@ -362,5 +364,3 @@ def without_gc() -> Iterator[None]:
     yield
     gc.enable()
     gc.collect()
-
-

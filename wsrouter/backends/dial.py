@@ -29,6 +29,10 @@ class Address(NamedTuple):
     family: int
     sockaddr: tuple[str, int] | tuple[str, int, int, int] | str
 
+    def is_near(self) -> bool:
+        """Whether it is on this machine, by the loopback interface."""
+        return self.sockaddr[0].startswith("127.") or self.sockaddr[0] == "::1"
+
 
 @dataclass(frozen=True, slots=True)
 class TlsClient:
@@ -56,6 +60,7 @@ class Dial:
         "_share",
         "_socket",
         "_tls",
+        "_watched",
         "fd",
         "relay",
     )
@@ -81,6 +86,7 @@ class Dial:
         self._deadline: Deadline | None = relay.deadlines.after(self._share, self._expired)
         self._socket: socket.socket | None = None
         self.fd = -1
+        self._watched = 0
         number = self._connect()
         if number:
             relay.later(lambda: self._refused(number))
@@ -92,15 +98,24 @@ class Dial:
             self._socket = sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             set_keepalive(sock, address.family, self._keepalive)
             number = sock.connect_ex(address.sockaddr)
+            if number == errno.EINPROGRESS and address.is_near():
+                # On the loopback interface the handshake is over when connect returns, whatever it says.
+                sock.getpeername()
+                number = 0
         except OSError as error:
-            number = error.errno or errno.EIO
+            number = errno.EINPROGRESS if error.errno == errno.ENOTCONN else error.errno or errno.EIO
         if number and number != errno.EINPROGRESS:
             # EAGAIN on a unix socket says that its queue is full: refused, as far as we are concerned.
             return number
         assert self._socket is not None
         self.fd = self._socket.fileno()
         self.relay.add(self.fd, self)
-        self.relay.watch(self.fd, EPOLLOUT)
+        if number:
+            self._watched = EPOLLOUT
+            self.relay.watch(self.fd, EPOLLOUT)
+        else:
+            self._watched = 0
+            self.relay.later(self._established)
         return 0
 
     def _refused(self, number: int) -> None:
@@ -144,14 +159,19 @@ class Dial:
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
             self._refused(number)
-            return
+        else:
+            self._established()
+
+    def _established(self) -> None:
+        sock = self._socket
+        if sock is None:
+            return  # cancelled meanwhile
         self._socket = None
         # The leg takes this one's place on the relay.
         if self._tls is None:
-            self._succeed(Leg(self.relay, sock, self._address.sockaddr, EPOLLOUT))
+            self._succeed(Leg(self.relay, sock, self._address.sockaddr, self._watched))
             return
-        self.relay.unwatch(self.fd)
-        self.relay.remove(self.fd)
+        self._leave()
         try:
             self._leg = leg = TlsLeg(
                 self.relay,
@@ -209,7 +229,12 @@ class Dial:
         sock, self._socket = self._socket, None
         if sock is not None:
             if self.fd >= 0:
-                self.relay.unwatch(self.fd)
-                self.relay.remove(self.fd)
-                self.fd = -1
+                self._leave()
             self.relay.bury(sock)
+
+    def _leave(self) -> None:
+        if self._watched:
+            self.relay.unwatch(self.fd)
+            self._watched = 0
+        self.relay.remove(self.fd)
+        self.fd = -1

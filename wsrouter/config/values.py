@@ -197,6 +197,10 @@ class Backend:
     max_sessions: int | None = None
     backup: bool = False
 
+    def __hash__(self) -> int:
+        # Looked up several times for each session; what differs beyond the address is left to equality.
+        return hash((self.host, self.port, self.unix))
+
     @property
     def label(self) -> str:
         """How logs name this backend, as it was written: ``127.0.0.1:2222``, ``[::1]:80``, ``unix:/run/app.sock``."""

@@ -106,7 +106,9 @@ class Tunnel:
         prefetch, self._prefetch = self._prefetch, b""
         if prefetch:
             up.inject(prefetch)
-        if not up.paused:
+        if client.eof:
+            self.source_ended(up)
+        elif not up.paused:
             client.resumeProducing()
         leg.resumeProducing()
 

@@ -100,8 +100,11 @@ class RelaySession:
         self._registry.open(self)
         if self._route.idle_timeout is not None:
             self._sweeper.watch(self, self._route.idle_timeout)
+        # A head that did not fit comes first: its flush resumes the pump.
         if client.pending is not None:
-            self._down.paused = True  # the answer itself did not fit: its flush resumes the pump
+            self._down.pause()
+        if server.pending is not None:
+            self._up.pause()
         if from_client:
             self._up.inject(from_client)
         if from_server:
@@ -140,7 +143,8 @@ class RelaySession:
 
     def leg_lost(self, leg: Leg, error: Exception | None) -> None:
         """A connection is gone."""
-        self._gone(leg, "vanished" if error is None else reason_of(error))
+        if self._up.walker.close is None or self._down.walker.close is None:
+            self._gone(leg, "vanished" if error is None else reason_of(error))
         if leg is self._client:
             self._client = None
         else:

@@ -7,8 +7,13 @@ know (the access log, drains, metrics) observes the registry; nothing that carri
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from twisted.logger import Logger
+
+_log = Logger()
 
 
 class Kind(enum.Enum):
@@ -147,8 +152,6 @@ class Registry:
 
     entries: dict[int, Entry] = field(default_factory=dict)
     observers: list[Observer] = field(default_factory=list)
-    #: Client connections that are open, whatever they do.
-    connections: int = 0
     _last: int = 0
 
     def number(self) -> int:
@@ -159,21 +162,25 @@ class Registry:
     def open(self, entry: Entry) -> None:
         """``entry`` lives from now on."""
         self.entries[entry.number] = entry
-        for observer in self.observers:
-            observer.opened(entry)
+        self._tell(lambda observer: observer.opened(entry))
 
     def close(self, entry: Entry, end: End) -> None:
         """``entry`` has ended. Called once for each that was opened."""
         del self.entries[entry.number]
-        for observer in self.observers:
-            observer.closed(entry, end)
+        self._tell(lambda observer: observer.closed(entry, end))
 
     def answer(self, answer: Answer) -> None:
         """A plain request was answered."""
-        for observer in self.observers:
-            observer.answered(answer)
+        self._tell(lambda observer: observer.answered(answer))
 
     def refuse(self, refusal: Refusal) -> None:
         """Somebody was turned away."""
-        for observer in self.observers:
-            observer.refused(refusal)
+        self._tell(lambda observer: observer.refused(refusal))
+
+    def _tell(self, call: Callable[[Observer], None]) -> None:
+        # What an observer does wrong must harm neither a session nor the next one. A copy: one may leave meanwhile.
+        for observer in tuple(self.observers):
+            try:
+                call(observer)
+            except Exception:
+                _log.failure("An observer of the registry failed")

@@ -23,6 +23,8 @@ from wsrouter.relay.loop import EPOLLIN, Relay
 BATCH = 32
 #: How long accepting pauses when descriptors or memory are used up, in seconds.
 PAUSE = 0.25
+#: How often the log is told of pauses, in seconds.
+SAY = 60.0
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -51,7 +53,20 @@ def set_keepalive(sock: socket.socket, family: int, seconds: float | None) -> No
 class Acceptor:
     """Accepts from the listening descriptor ``fd`` (duplicated, so the caller keeps its own)."""
 
-    __slots__ = ("_accepted", "_label", "_limit", "_resume", "_watched", "fd", "live", "relay", "socket")
+    __slots__ = (
+        "_accepted",
+        "_label",
+        "_limit",
+        "_paused_at",
+        "_resume",
+        "_said",
+        "_taken",
+        "_watched",
+        "fd",
+        "live",
+        "relay",
+        "socket",
+    )
 
     def __init__(
         self,
@@ -64,6 +79,10 @@ class Acceptor:
     ) -> None:
         #: How many of the accepted legs live.
         self.live = 0
+        self._taken = 0
+        #: When accepting last paused, on the relay's clock, and whether the log was told.
+        self._paused_at = -SAY
+        self._said = False
         self.relay = relay
         self.socket = socket.socket(fileno=os.dup(fd))
         self.socket.setblocking(False)
@@ -96,16 +115,29 @@ class Acceptor:
             sock.setblocking(False)
             leg = Leg(self.relay, sock, peername)
             leg.home = self
+            self._taken += 1
             self.live += 1
             try:
                 self._accepted(leg)
             except Exception:
                 self.relay.fail(leg)
 
+    def accept_waiting(self) -> None:
+        """Accept all that wait at this moment, unless accepting pauses."""
+        before = -1
+        while self._watched and self._taken != before:
+            before = self._taken
+            self.read()
+
     def pause(self, why: str) -> None:
         """Leave new connections in the kernel's queue for a moment; the live ones are untouched."""
         if self._watched:
-            _log.warn("listener {label}: accepting pauses: {why}", label=self._label, why=why)
+            now = self.relay.seconds()
+            # Under overload this alternates several times a second; once a minute is enough to know.
+            self._said = now - self._paused_at >= SAY
+            if self._said:
+                self._paused_at = now
+                _log.warn("listener {label}: accepting pauses: {why}", label=self._label, why=why)
             self.relay.unwatch(self.fd)
             self._watched = False
         self._resume = self.relay.deadlines.after(PAUSE, self._try_again)
@@ -120,7 +152,8 @@ class Acceptor:
         except OSError:
             self._resume = self.relay.deadlines.after(PAUSE, self._try_again)
             return
-        _log.info("listener {label}: accepting again", label=self._label)
+        if self._said:
+            _log.info("listener {label}: accepting again", label=self._label)
         self.relay.watch(self.fd, EPOLLIN)
         self._watched = True
 

@@ -215,6 +215,11 @@ class Leg:
         return self._state is OPEN and not self._fin
 
     @property
+    def is_reading(self) -> bool:
+        """Whether what the peer sends, and its end, will be noticed."""
+        return self._reading
+
+    @property
     def disconnecting(self) -> bool:
         """Twisted's protocols look at this."""
         return self._state is not OPEN
@@ -242,7 +247,11 @@ class Leg:
     def close(self) -> None:
         """Close once what is pending is sent, without lingering: for a peer that has nothing more to say."""
         self.eof = True
-        self.loseConnection()
+        if self._state is OPEN and self.pending is None:
+            self._say_goodbye()
+            self.lose(None)
+        else:
+            self.loseConnection()
 
     def abortConnection(self) -> None:
         """Close now; the peer sees a reset."""

@@ -77,12 +77,19 @@ class Pump:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            sink.lose(error)
+            self._send_failed(error)
             return
         if sent != len(view):
             if sent >= 0:
                 sink.hold(view[sent:])
             self.pause()
+
+    def _send_failed(self, error: OSError) -> None:
+        """The sink takes no more, but its last words may lie unread in the kernel: let it read up to its own end."""
+        sink, self.sink = self.sink, None
+        self._send = len
+        if sink is not None and not sink.is_reading:
+            sink.lose(error)
 
     def dissolve(self) -> None:
         """The coupling has ended: let go of it, and of both legs, so that no cycle is left to collect."""
@@ -138,9 +145,8 @@ class FramePump(Pump):
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                if self.sink is not None:
-                    self.sink.lose(error)
-                return
+                self._send_failed(error)
+                sent = end
             if sent != end:
                 if sent >= 0 and self.sink is not None:
                     self.sink.hold(VIEW[sent:end])

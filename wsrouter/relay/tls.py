@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionLost
 
 from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, OPEN, VIEW, Coupled, Leg
 from wsrouter.relay.loop import Relay
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Ciphertext is read in pieces of two records: a BIO keeps the room that it once needed.
 _CIPHER = bytearray(33 * 1024)
 _CIPHER_VIEW = memoryview(_CIPHER)
+#: How much OpenSSL may have to say to a peer that does not read, in bytes.
+OWED_LIMIT = 16 * 1024
 
 
 def reason_of(error: Exception) -> str:
@@ -33,6 +35,8 @@ def reason_of(error: Exception) -> str:
         return f"certificate does not verify: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:
         return str(error.reason).replace("_", " ").lower()
+    if isinstance(error, ConnectionAborted):
+        return "aborted"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__
@@ -41,7 +45,7 @@ def reason_of(error: Exception) -> str:
 class TlsLeg(Leg):
     """A connection with TLS. Made on a connected socket; ``handshake`` comes first, then ``attach`` or ``couple``."""
 
-    __slots__ = ("_buffered", "_done", "_failed", "_incoming", "_outgoing", "_outward", "_plain_read", "tls")
+    __slots__ = ("_buffered", "_done", "_failed", "_incoming", "_outgoing", "_outward", "_owed", "_plain_read", "tls")
 
     def __init__(
         self,
@@ -63,6 +67,8 @@ class TlsLeg(Leg):
         super().__init__(relay, sock, peername)
         self._plain_read = self.tls.read
         self._buffered = False
+        #: Bytes of OpenSSL's own that wait behind other pending ones.
+        self._owed = 0
         self._done: Callable[[], None] | None = None
         self._failed: Callable[[str], None] | None = None
         self._outward: Pump | None = None
@@ -262,8 +268,18 @@ class TlsLeg(Leg):
             written = self.tls.write(data)
 
     def _flush_outgoing(self) -> None:
+        """Send what OpenSSL says of its own accord: handshake, alerts, tickets, key updates."""
         if self._outgoing.pending and self._state is OPEN:
-            self._push(self._outgoing.read())
+            records = self._outgoing.read()
+            if self.pending is None:
+                self._owed = 0
+            else:
+                # A peer that asks for key updates and never reads would let these grow without end.
+                self._owed += len(records)
+                if self._owed > OWED_LIMIT:
+                    self.lose(ConnectionAborted(), reset=True)
+                    return
+            self._push(records)
 
     # The end.
 

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import gc
+import select
+import socket
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from wsrouter.backends.discovery import Discovery
+from wsrouter.backends.pool import BackendPool
+from wsrouter.config.values import Backend, PathKind, PathRule, Pool, Route
+from wsrouter.layer7.session import RelaySession
+from wsrouter.live.connection import Connection
+from wsrouter.live.idle import IdleSweeper
+from wsrouter.live.registry import End, Facts, Kind, Registry, Who
+from wsrouter.relay.leg import Leg
+from wsrouter.relay.loop import Relay
+
+BACKEND = Backend("127.0.0.1", 1)
+
+
+class Reactor(Clock):
+    def addReader(self, reader: object) -> None: ...
+
+    def removeReader(self, reader: object) -> None: ...
+
+
+class Peer:
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        sock.setblocking(False)
+        self.received = b""
+        self.ended: str | None = None
+        self.greedy = True
+
+    def read(self) -> None:
+        while self.greedy and self.ended is None and self.socket.fileno() >= 0:
+            try:
+                data = self.socket.recv(65536)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                self.ended = "reset"
+                return
+            if not data:
+                self.ended = "fin"
+            self.received += data
+
+
+class Scene:
+    """A session whose legs have peers: ``client`` and ``server``."""
+
+    def __init__(self) -> None:
+        self.clock = Reactor()
+        self.relay = Relay(self.clock)  # type: ignore[arg-type]
+        self.relay.start()
+        self.registry = Registry()
+        self.ends: list[End] = []
+        self.registry.observers.append(self)  # type: ignore[arg-type]
+        self.pool = BackendPool(self.relay, Pool("app", (BACKEND,)), Discovery(self.clock, object(), [BACKEND]))  # type: ignore[arg-type]
+        self.pool.take(BACKEND)
+        self.client_leg, self.client = self._leg()
+        self.server_leg, self.server = self._leg()
+        self.session: Any = RelaySession(
+            self.relay,
+            self.registry,
+            IdleSweeper(self.clock),
+            Route("r", PathRule(PathKind.PREFIX, "/")),
+            self.pool,
+            BACKEND,
+            Connection(1, "10.0.0.1", 5, "main"),
+            Facts(Kind.SESSION, "10.0.0.1", "10.0.0.1:5", "main", "r", "app", BACKEND.label, 0.0),
+            self.client_leg,
+            self.server_leg,
+            deflate=False,
+        )
+
+    def run(self, from_client: bytes = b"", from_server: bytes = b"") -> None:
+        self.session.run(from_client, b"101", from_server)
+        self.until(lambda: self.client.received.startswith(b"101"))
+        self.client.received = self.client.received[3:]
+
+    def opened(self, entry: object) -> None: ...
+
+    def closed(self, entry: object, end: End) -> None:
+        self.ends.append(end)
+
+    def _leg(self) -> tuple[Leg, Peer]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            near = socket.create_connection(server.getsockname())
+            far, _ = server.accept()
+        near.setblocking(False)
+        return Leg(self.relay, near, near.getpeername()), Peer(far)
+
+    def turn(self) -> None:
+        self.relay.doRead()
+        self.clock.advance(0)
+        self.client.read()
+        self.server.read()
+
+    def until(self, predicate: Callable[[], object]) -> None:
+        end = time.monotonic() + 5
+        self.turn()
+        while not predicate():
+            if time.monotonic() > end:
+                pytest.fail("waited in vain")
+            select.select([self.relay.fileno()], [], [], 0.005)
+            self.turn()
+
+    def settle(self) -> None:
+        for _ in range(100):
+            self.turn()
+            if not select.select([self.relay.fileno()], [], [], 0.02)[0]:
+                return
+        pytest.fail("the relay does not come to rest")
+
+    def over(self) -> None:
+        """Let both peers go, and what is left of the session with them."""
+        self.client.socket.close()
+        self.server.socket.close()
+        self.settle()
+        for _ in range(4):
+            self.clock.advance(3)
+            self.settle()
+        assert not self.relay.members
+        assert not self.registry.entries
+        assert self.pool.live == {BACKEND: 0}
+        assert len(self.ends) == 1
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.relay.stop()
+    made.client.socket.close()
+    made.server.socket.close()
+
+
+def frame(payload: bytes, *, masked: bool) -> bytes:
+    """A binary message in one frame of a 16-bit length; the mask is zero."""
+    size = len(payload).to_bytes(2, "big")
+    return b"\x82" + (b"\xfe" + size + bytes(4) if masked else b"\x7e" + size) + payload
+
+
+LONG = b"x" * 1000
+CLIENT_CLOSE = b"\x88\x82\0\0\0\0\x03\xe8"
+SERVER_CLOSE = b"\x88\x02\x03\xe8"
+
+
+def close_to_client(code: int) -> bytes:
+    return b"\x88\x02" + code.to_bytes(2, "big")
+
+
+def code_to_server(received: bytes) -> int:
+    """The code of the masked Close frame at the end."""
+    assert received[-8:-6] == b"\x88\x82"
+    key, payload = received[-6:-2], received[-2:]
+    return (payload[0] ^ key[0]) << 8 | payload[1] ^ key[1]
+
+
+def test_early_frames_of_both_sides_come_behind_the_answer_in_order(scene):
+    scene.run(frame(LONG, masked=True), frame(LONG, masked=False))
+    scene.until(lambda: scene.client.received == frame(LONG, masked=False))
+    scene.until(lambda: scene.server.received == frame(LONG, masked=True))
+    counts = scene.session.counts()
+    assert (counts.messages_in, counts.messages_out) == (1, 1)
+    scene.over()
+
+
+def test_a_close_and_its_answer_pass_and_end_both_connections(scene):
+    scene.run()
+    scene.client.socket.send(CLIENT_CLOSE)
+    scene.until(lambda: scene.server.received == CLIENT_CLOSE)
+    scene.server.socket.send(SERVER_CLOSE)
+    scene.until(lambda: scene.client.ended and scene.server.ended)
+    assert scene.client.received == SERVER_CLOSE
+    assert scene.client.ended == "fin"
+    scene.over()
+    assert scene.ends == [End(Who.CLIENT, 1000, "")]
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3, 14, 500, 1003])
+def test_a_drain_within_a_frame_lets_it_pass_whole_and_nothing_behind_it(scene, behind):
+    scene.run()
+    message = frame(LONG, masked=False)
+    scene.server.socket.send(message[:500])
+    scene.until(lambda: len(scene.client.received) == 500)
+    scene.session.end(1001, "drain")
+    scene.server.socket.send(message[500:] + message[:behind])
+    scene.settle()
+    scene.server.socket.send(message[behind:])
+    scene.until(lambda: len(scene.client.received) >= len(message) + 4)
+    scene.settle()
+    assert scene.client.received == message + close_to_client(1001)
+    assert code_to_server(scene.server.received) == 1001
+    scene.client.socket.send(CLIENT_CLOSE)
+    scene.server.socket.send(SERVER_CLOSE)
+    scene.until(lambda: scene.client.ended and scene.server.ended)
+    scene.over()
+    assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
+
+
+def test_a_frame_whose_rest_never_comes_is_ended_without_a_close(scene):
+    scene.run()
+    scene.server.socket.send(frame(LONG, masked=False)[:500])
+    scene.until(lambda: len(scene.client.received) == 500)
+    scene.server.socket.close()
+    scene.until(lambda: scene.client.ended)
+    assert len(scene.client.received) == 500
+    scene.over()
+    assert scene.ends[0].code == 1006
+    assert "in the middle of a frame" in scene.ends[0].reason
+
+
+@pytest.mark.parametrize(("who", "told"), [("client", 1001), ("server", 1011)])
+def test_who_vanishes_leaves_the_other_with_a_close(scene, who, told):
+    scene.run()
+    getattr(scene, who).socket.close()
+    if who == "client":
+        scene.until(lambda: scene.server.received)
+        assert code_to_server(scene.server.received) == told
+    else:
+        scene.until(lambda: scene.client.received)
+        assert scene.client.received == close_to_client(told)
+    scene.over()
+    assert scene.ends[0].code == 1006
+
+
+def test_an_offender_gets_1002_and_the_innocent_backend_1001(scene):
+    scene.run()
+    scene.client.socket.send(frame(LONG, masked=False))
+    scene.until(lambda: scene.client.received and scene.server.received)
+    assert scene.client.received == close_to_client(1002)
+    assert code_to_server(scene.server.received) == 1001
+    scene.over()
+    assert (scene.ends[0].who, scene.ends[0].code) == (Who.CLIENT, 1002)
+
+
+def test_an_offending_backend_gets_1002_and_the_innocent_client_1011(scene):
+    scene.run()
+    scene.server.socket.send(frame(LONG, masked=True))
+    scene.until(lambda: scene.client.received and scene.server.received)
+    assert scene.client.received == close_to_client(1011)
+    assert code_to_server(scene.server.received) == 1002
+    scene.over()
+    assert (scene.ends[0].who, scene.ends[0].code) == (Who.BACKEND, 1002)
+
+
+def test_a_close_that_nobody_answers_ends_with_its_time(scene):
+    scene.run()
+    scene.session.end(1001, "drain")
+    scene.until(lambda: scene.client.received and scene.server.received)
+    for _ in range(4):
+        scene.clock.advance(3)
+        scene.settle()
+    assert not scene.registry.entries
+    scene.over()
+
+
+@pytest.mark.parametrize("how", ["close", "vanish", "reset", "violate", "end", "abort"])
+def test_an_ended_session_is_freed_without_the_collector(scene, how):
+    scene.run()
+    gc.collect()
+    gc.disable()
+    try:
+        if how == "close":
+            scene.client.socket.send(CLIENT_CLOSE)
+            scene.until(lambda: scene.server.received)
+            scene.server.socket.send(SERVER_CLOSE)
+        elif how == "vanish":
+            scene.client.socket.close()
+        elif how == "reset":
+            scene.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            scene.server.socket.close()
+        elif how == "violate":
+            scene.client.socket.send(frame(LONG, masked=False))
+        elif how == "end":
+            scene.session.end(1001, "drain")
+        else:
+            scene.session.abort()
+        scene.over()
+        dead = weakref.ref(scene.client_leg.socket), weakref.ref(scene.server_leg.socket)
+        del scene.client_leg, scene.server_leg, scene.session
+        assert [one() for one in dead] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_client_that_does_not_take_its_answer_wakes_nobody_and_gets_all_in_order(scene):
+    scene.client.greedy = False
+    flood = b"h" * (8 << 20)
+    scene.client_leg.write(flood)
+    scene.server_leg.resumeProducing()
+    assert scene.client_leg.pending
+    scene.session.run(b"", b"101", b"")
+    scene.server.socket.send(frame(LONG, masked=False))
+    scene.turn()
+    assert not any(_awake(scene) for _ in range(20))
+    scene.client.greedy = True
+    expected = len(flood) + 3 + len(frame(LONG, masked=False))
+    scene.until(lambda: len(scene.client.received) == expected)
+    assert scene.client.received.endswith(b"h101" + frame(LONG, masked=False))
+    scene.over()
+
+
+def test_a_backend_that_has_not_taken_the_head_gets_all_in_order(scene):
+    scene.server.greedy = False
+    flood = b"h" * (8 << 20)
+    scene.server_leg.write(flood)
+    scene.session.run(b"", b"101", b"")
+    scene.client.socket.send(frame(LONG, masked=True))
+    for _ in range(20):
+        _awake(scene)
+    scene.server.greedy = True
+    expected = len(flood) + len(frame(LONG, masked=True))
+    scene.until(lambda: len(scene.server.received) >= expected)
+    assert scene.server.received == flood + frame(LONG, masked=True)
+    scene.over()
+
+
+def _awake(scene: Scene) -> bool:
+    awake = bool(select.select([scene.relay.fileno()], [], [], 0)[0])
+    scene.turn()
+    return awake
+
+
+def test_a_backends_own_close_is_heard_though_its_reset_comes_first(scene):
+    scene.run()
+    scene.server_leg.pauseProducing()
+    scene.client.socket.send(frame(LONG, masked=True))
+    scene.server.greedy = False
+    scene.settle()
+    scene.server.socket.send(b"\x88\x02\x03\xf3")
+    # With unread data this is a reset.
+    scene.server.socket.close()
+    scene.server_leg.resumeProducing()
+    scene.client.socket.send(frame(LONG, masked=True))
+    scene.until(lambda: scene.client.received)
+    assert scene.client.received == b"\x88\x02\x03\xf3"
+    scene.over()
