@@ -107,7 +107,7 @@ class Running:
         self.closed: list[tuple[Entry, End]] = []
         self.refused: list[Refusal] = []
         self.answered: list[Answer] = []
-        self._changed = threading.Condition()
+        self._changed = threading.Event()
 
     def port(self, name: str = "main") -> int:
         """The port that the listener ``name`` is bound to."""
@@ -139,11 +139,12 @@ class Running:
         It is looked at after each event of the registry and every few milliseconds, for what is no event.
         """
         deadline = time.monotonic() + patience
-        with self._changed:
-            while not predicate():
-                if time.monotonic() > deadline:
-                    pytest.fail(f"waited {patience:g} s in vain: {self}")
-                self._changed.wait(0.005)
+        # The predicate may call the reactor's thread, which must never wait for this one: no lock is held.
+        while not predicate():
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {patience:g} s in vain: {self}")
+            self._changed.wait(0.005)
+            self._changed.clear()
 
     def reached(self, predicate: Callable[[], object], patience: float = PATIENCE) -> Deferred[None]:
         """The same for ``async`` tests: ``await running.reached(...)``."""
@@ -156,8 +157,7 @@ class Running:
     # What the registry calls.
 
     def _tell(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        self._changed.set()
 
 
 class _Observer:

@@ -1,7 +1,8 @@
 """HTTP/1 heads: cut from a stream, parsed strictly, offered as values (RFC 9112).
 
 llhttp judges the field lines: it refuses bare CR and LF, folded lines, blanks before a colon, control
-characters and contradicting lengths. The start line is judged here, because llhttp lets two spaces,
+characters and contradicting lengths. Asking it costs a call for each line, so it is spared those that are beyond
+doubt by their shape, or that were judged before. The start line is judged here, because llhttp lets two spaces,
 HTTP/0.9, HTTP/2.0, ICE and RTSP pass, skips any number of empty lines, and refuses the raw UTF-8 that
 clients do send in targets. So llhttp is fed the field lines behind a start line of our own. That also
 keeps it from reading a 101 as the end of HTTP, or the bytes behind one head as another.
@@ -211,7 +212,7 @@ def _parse_fields(
     if head.find(b"\r\n\r\n", 2) != len(head) - 4:
         raise HttpError(400, "not one whole head")
     lines = head[start + 2 : -4].split(b"\r\n") if len(head) - 4 > start else []
-    known = [_remembered.get(line) or _proof(line) for line in lines]
+    known = [_remembered.get(line) or _plain(line) for line in lines]
     if None in known:
         unknown = [line for line, entry in zip(lines, known, strict=True) if entry is None]
         judged = iter(_judge(unknown, parser, start_line))
@@ -228,12 +229,13 @@ def _parse_fields(
     return fields, values
 
 
-#: Field lines that llhttp has passed, and what they hold. Clients of one kind send the same lines again and again, and
-#: asking llhttp for each is most of what a head costs. A line is remembered only where its meaning does not depend
+#: Field lines that were judged, and what they hold. Clients of one kind send the same lines again and again, and
+#: judging each is most of what a head costs. A line is remembered only where its meaning does not depend
 #: on other lines, where it is no secret, and while it is short.
 _remembered: dict[bytes, tuple[Field, list[bytes]]] = {}
-#: The two lines of a handshake that are new each time. In exactly this shape there is nothing to judge.
-_PROOF = re.compile(rb"(?i:(sec-websocket-(?:key|accept))): ([A-Za-z0-9+/]{22,27}={1,2})")
+#: A token, a colon, one blank, visible ASCII: in exactly this shape there is nothing to judge about a line.
+_PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]++): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
+_FRAMING_NAMES = frozenset((b"content-length", b"transfer-encoding"))
 _REMEMBERED_LINES = 2048
 _REMEMBERED_SIZE = 256
 _NEVER_REMEMBERED = frozenset(
@@ -250,13 +252,25 @@ _NEVER_REMEMBERED = frozenset(
 )
 
 
-def _proof(line: bytes) -> tuple[Field, list[bytes]] | None:
-    """The entry of a line that holds a handshake's key or its answer; None for any other."""
-    found = _PROOF.fullmatch(line)
+def _plain(line: bytes) -> tuple[Field, list[bytes]] | None:
+    """The entry of a line that is beyond doubt by its shape; None for one that llhttp is to judge."""
+    found = _PLAIN_LINE.fullmatch(line)
     if found is None:
         return None
     name, value = found.groups()
-    return (name.lower(), name, value), [value]
+    lower = name.lower()
+    if lower in _FRAMING_NAMES:
+        return None  # what these mean depends on each other
+    entry = ((lower, name, value), [value])
+    _remember(line, entry)
+    return entry
+
+
+def _remember(line: bytes, entry: tuple[Field, list[bytes]]) -> None:
+    if len(line) <= _REMEMBERED_SIZE and entry[0][0] not in _NEVER_REMEMBERED:
+        if len(_remembered) >= _REMEMBERED_LINES:
+            _remembered.clear()
+        _remembered[line] = entry
 
 
 def _judge(
@@ -277,14 +291,10 @@ def _judge(
         raise HttpError(400, "malformed head: lines that are no fields")
     entries: list[tuple[Field, list[bytes]]] = []
     for line, (name, value) in zip(lines, found, strict=True):
-        lower = name.lower()
         value = value.rstrip(b" \t")
-        entry = ((lower, name, value), [value])
+        entry = ((name.lower(), name, value), [value])
         entries.append(entry)
-        if len(line) <= _REMEMBERED_SIZE and lower not in _NEVER_REMEMBERED:
-            if len(_remembered) >= _REMEMBERED_LINES:
-                _remembered.clear()
-            _remembered[line] = entry
+        _remember(line, entry)
     return entries
 
 
