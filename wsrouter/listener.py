@@ -6,9 +6,11 @@ the verdict, the prefetch, go on untouched, once: to the tunnel, to TLS, or to t
 
 from __future__ import annotations
 
+import os
 import socket
-from typing import cast
+from typing import Any, cast
 
+from twisted.internet.address import IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -74,11 +76,17 @@ class Listener:
         ``start`` serves them. Raises RouterError with a reason in one line.
         """
         results: list[IListeningPort | Failure] = []
+        factory = Factory()
+        factory.noisy = False
         try:
             listening: Deferred[IListeningPort] = serverFromString(  # type: ignore[no-untyped-call]
                 reactor, self.config.endpoint
-            ).listen(Factory())
-        except (ValueError, OSError, KeyError) as error:
+            ).listen(factory)
+        except LookupError:
+            raise RouterError(
+                f"listener {self.name}: {self.config.endpoint}: systemd has passed no such socket"
+            ) from None
+        except (ValueError, OSError) as error:
             raise RouterError(f"listener {self.name}: cannot listen on {self.config.endpoint}: {error}") from None
         listening.addBoth(results.append)
         if not results:
@@ -93,10 +101,19 @@ class Listener:
         self._port = port
 
     @property
-    def address(self) -> object:
-        """The address that was bound (a Twisted address)."""
+    def address(self) -> str:
+        """The address that was bound, as in a URL: ``127.0.0.1:8080``, ``[::1]:8080``, ``unix:/run/x.sock``."""
         assert self._port is not None
-        return self._port.getHost()
+        host: Any = self._port.getHost()
+        if isinstance(host, UNIXAddress):
+            return f"unix:{os.fsdecode(host.name or b'')}"
+        return f"[{host.host}]:{host.port}" if isinstance(host, IPv6Address) else f"{host.host}:{host.port}"
+
+    @property
+    def port(self) -> int:
+        """The number of the port that was bound; 0 for a unix socket."""
+        assert self._port is not None
+        return int(getattr(self._port.getHost(), "port", 0))
 
     def start(self) -> None:
         """Accept connections."""

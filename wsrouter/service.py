@@ -23,7 +23,7 @@ from twisted.logger import Logger
 
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.pool import BackendPool
-from wsrouter.config.values import Accept, Config, Listener
+from wsrouter.config.values import Accept, Config, Echo, Listener
 from wsrouter.demo.backends import EchoService
 from wsrouter.demo.certificates import DemoCertificates
 from wsrouter.errors import ConfigError, RouterError
@@ -74,62 +74,57 @@ class RouterService(Service):
         config = self.config
         faults: list[str] = []
         self._demo = self._demo_certificates()
-        keepalive = min((one.tcp_keepalive for one in config.listeners if one.tcp_keepalive), default=None)
-        pools: dict[str, BackendPool] = {}
-        for pool in config.pools:
-            try:
-                pools[pool.name] = BackendPool(self.relay, pool, self.discovery, keepalive)
-            except ConfigError as error:
-                faults += [f"[pool {pool.name}] {fault}" for fault in error.faults]
-        stores: dict[str, CertificateStore | None] = {}
-        for listener in config.listeners:
-            try:
-                stores[listener.name] = self._store(listener)
-            except ConfigError as error:
-                faults += error.faults
+        self.pools = self._build_pools(faults)
+        stores = self._build_stores(faults)
         if faults:
             raise ConfigError([f"{config.file}: {fault}" for fault in faults])
-        self.pools = pools
-        self.layer4 = Layer4(self.relay, self.registry, pools, self.sweeper)
-        rules = {route.name: HeaderRules.of(route) for route in config.routes}
-        self._proxies = {
-            route.pool: self._proxy(pools[route.pool])
-            for route in config.routes
-            if route.pool is not None and route.accept is not Accept.WEBSOCKET
-        }
-        self.site = Site(
-            self.relay,
-            self.registry,
-            self.sweeper,
-            pools,
-            RouteTable(config.routes),
-            rules,
-            {
-                route.name: maker_for(route, rules[route.name], self._proxies)
-                for route in config.routes
-                if route.pool is None or route.accept is not Accept.WEBSOCKET
-            },
-            config.router.log_query,
-        )
+        self.layer4 = Layer4(self.relay, self.registry, self.pools, self.sweeper)
+        self.site = self._build_site()
         tunnels = TunnelTable(config.tunnels)
         self.listeners = [
             RunningListener(listener, stores[listener.name], tunnels, self.layer4, self.site)
             for listener in config.listeners
         ]
-        self._echoes = [
-            EchoService(
-                self.reactor,
-                echo,
-                None
-                if echo.demo_certificate is None or self._demo is None
-                else self._demo.file_for(echo.demo_certificate),
-            )
-            for echo in config.echoes
-        ]
-        if config.router.access_log is not None:
-            file = config.router.access_log
+        self._echoes = [EchoService(self.reactor, echo, self._demo_file(echo)) for echo in config.echoes]
+        file = config.router.access_log
+        if file is not None:
             self._access_log = AccessLog(self.reactor, config.router.log, file if isinstance(file, Path) else None)
             self.registry.observers.append(self._access_log)
+
+    def _build_pools(self, faults: list[str]) -> dict[str, BackendPool]:
+        keepalive = min((one.tcp_keepalive for one in self.config.listeners if one.tcp_keepalive), default=None)
+        pools: dict[str, BackendPool] = {}
+        for pool in self.config.pools:
+            try:
+                pools[pool.name] = BackendPool(self.relay, pool, self.discovery, keepalive)
+            except ConfigError as error:
+                faults += [f"[pool {pool.name}] {fault}" for fault in error.faults]
+        return pools
+
+    def _build_stores(self, faults: list[str]) -> dict[str, CertificateStore | None]:
+        stores: dict[str, CertificateStore | None] = {}
+        for listener in self.config.listeners:
+            try:
+                stores[listener.name] = self._store(listener)
+            except ConfigError as error:
+                faults += error.faults
+        return stores
+
+    def _build_site(self) -> Site:
+        routes = self.config.routes
+        rules = {route.name: HeaderRules.of(route) for route in routes}
+        plain = [route for route in routes if route.pool is None or route.accept is not Accept.WEBSOCKET]
+        self._proxies = {route.pool: self._proxy(self.pools[route.pool]) for route in plain if route.pool is not None}
+        return Site(
+            relay=self.relay,
+            registry=self.registry,
+            sweeper=self.sweeper,
+            pools=self.pools,
+            routes=RouteTable(routes),
+            rules=rules,
+            handlers={route.name: maker_for(route, rules[route.name], self._proxies) for route in plain},
+            log_query=self.config.router.log_query,
+        )
 
     def _proxy(self, pool: BackendPool) -> HttpProxy:
         return HttpProxy(
@@ -140,6 +135,11 @@ class RouterService(Service):
         names = [name for listener in self.config.listeners for name in listener.demo_certificates]
         names += [echo.demo_certificate for echo in self.config.echoes if echo.demo_certificate is not None]
         return DemoCertificates.load(sorted(set(names)), now=datetime.now(UTC)) if names else None
+
+    def _demo_file(self, echo: Echo) -> Path | None:
+        if echo.demo_certificate is None or self._demo is None:
+            return None
+        return self._demo.file_for(echo.demo_certificate)
 
     def _store(self, listener: Listener) -> CertificateStore | None:
         extra: Sequence[Path] = ()
@@ -200,6 +200,10 @@ class RouterService(Service):
         for listener in self.listeners:
             listener.start()
             _log.info("listener {name}: listening on {address}", name=listener.name, address=listener.address)
+        if self._demo is not None:
+            _log.info("demonstration certificates: clients may trust {ca}", ca=self._demo.ca)
+        if self.config.echoes and self.listeners:
+            _log.info("demonstration: open http://{address}/", address=self.listeners[0].address)
 
     def stopService(self) -> Deferred[None]:
         """End at once: what a drain left is cut."""
@@ -240,6 +244,14 @@ class RouterService(Service):
 
         signal.signal(signal.SIGTERM, received)
         signal.signal(signal.SIGINT, received)
+        signal.signal(signal.SIGHUP, self._cannot_reload)
+
+    def _cannot_reload(self, number: int, frame: FrameType | None) -> None:
+        # Without a handler this signal would end the process, and every session with it.
+        self.reactor.callFromThread(
+            _log.warn,
+            "SIGHUP: this version cannot reload; everything goes on as it is. Restart to change the configuration",
+        )
 
     def shut_down(self, why: str) -> None:
         """Drain, then stop the reactor; called again, stop it now."""

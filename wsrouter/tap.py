@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.application.service import IService
+from twisted.logger import ILogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
 
 from wsrouter import __version__
 from wsrouter.config.reader import read
-from wsrouter.config.values import Config
+from wsrouter.config.values import Config, Log
 from wsrouter.errors import ConfigError
+from wsrouter.ops.json_log import observer
 from wsrouter.service import RouterService
 
 
@@ -62,7 +65,10 @@ def makeService(options: Options) -> IService:
     if not sys.platform.startswith("linux"):
         _leave([f"wsrouter: needs Linux (epoll); this is {sys.platform}"])
     reactor = _reactor()
-    service = RouterService(reactor, options.configuration)
+    if options.configuration.router.log is Log.JSON:
+        service: RouterService = JsonLoggedService(reactor, options.configuration, _log_file(options.parent))
+    else:
+        service = RouterService(reactor, options.configuration)
     try:
         service.prepare()
     except ConfigError as error:
@@ -70,6 +76,31 @@ def makeService(options: Options) -> IService:
     reactor.callWhenRunning(service.handle_signals)
     reactor.callWhenRunning(service.settle)
     return service
+
+
+class JsonLoggedService(RouterService):
+    """The router with ``log = json``: the whole log stream is JSON. ``--logger`` still has the last word."""
+
+    def __init__(self, reactor: Any, config: Config, file: Path | None) -> None:
+        super().__init__(reactor, config)
+        self._log_file = file
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Give the application its log observer: twistd asks for it once the service has its parent."""
+        if isinstance(parent, Componentized):
+            stream = None if self._log_file is None else self._log_file.open("a", encoding="utf-8")
+            parent.setComponent(ILogObserver, observer(stream))  # type: ignore[no-untyped-call]
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+
+def _log_file(twistd: usage.Options | None) -> Path | None:
+    """Where twistd logs to; None for standard output."""
+    if twistd is None:
+        return None
+    name = twistd.get("logfile")
+    if name == "-" or (not name and twistd.get("nodaemon")):
+        return None
+    return Path(name or "twistd.log").absolute()
 
 
 def _reactor() -> Any:

@@ -111,7 +111,7 @@ class Running:
 
     def port(self, name: str = "main") -> int:
         """The port that the listener ``name`` is bound to."""
-        return next(one.address.port for one in self.service.listeners if one.name == name)  # type: ignore[attr-defined]
+        return next(one.port for one in self.service.listeners if one.name == name)
 
     @property
     def live(self) -> int:

@@ -65,7 +65,7 @@ class Router:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         #: The port of the last listener.
-        self.port = int(re.findall(r"port=(\d+)", self.wait_for("listening on"))[-1])
+        self.port = int(re.findall(r":(\d+)\b", self.wait_for("listening on").rpartition("listening on")[2])[-1])
         # Who is answered finds the reactor running, and with it the handlers for signals.
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as sock:
             sock.sendall(b"GET /is-it-up HTTP/1.0\r\n\r\n")
@@ -248,7 +248,7 @@ def test_what_does_not_end_is_cut_when_the_drain_is_over(serving, connect) -> No
     peer = server.accept()
     assert peer.recv_exactly(7) == b"\0tunnel"
     router.signal()
-    router.wait_for("draining: 1 sessions and tunnels")
+    router.wait_for("draining: sessions and tunnels: 1")
     # It lives until then.
     client.send(b"more")
     assert peer.recv_exactly(4) == b"more"
@@ -266,7 +266,7 @@ def test_a_second_signal_ends_at_once(serving, connect, number) -> None:
     client.send(b"\0tunnel")
     peer = server.accept()
     router.signal(number)
-    router.wait_for("draining: 1 sessions and tunnels")
+    router.wait_for("draining: sessions and tunnels: 1")
     router.signal(number)
     assert router.status() == 0
     assert "again: ending at once" in router.log
@@ -566,3 +566,29 @@ def test_the_access_log_goes_to_the_log_by_default(serving, open_session_with, f
     client.close()
     peer.close()
     assert 'by=client code=1000 reason="{braces} %s"' in router.wait_for("event=close")
+
+
+def test_the_whole_log_is_json_where_that_is_asked_for(serving, open_session_with) -> None:
+    router, server = serving(router="log = json")
+    client, peer = open_session_with(router, server)
+    router.wait_for('"event":"open"')
+    client.close()
+    peer.close()
+    router.wait_for('"event":"close"')
+    router.signal()
+    assert router.status() == 0
+    router.wait_for("Server Shut Down")
+    lines = [json.loads(line) for line in router.log.splitlines() if line != "<end>"]
+    assert {"listening", "draining"} <= {word for line in lines for word in line.get("message", "").split()}
+    assert [line["kind"] for line in lines if line.get("event") == "open"] == ["session"]
+
+
+def test_a_hangup_signal_changes_nothing(serving, open_session_with, frame) -> None:
+    router, server = serving()
+    client, peer = open_session_with(router, server)
+    router.signal(signal.SIGHUP)
+    router.wait_for("cannot reload")
+    client.send(frame(TEXT, b"still here"))
+    assert peer.recv_frame().payload == b"still here"
+    client.close()
+    peer.close()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wsrouter.config.values import Log
+from wsrouter.errors import RouterError
 from wsrouter.live.registry import Answer, End, Entry, Facts, Refusal
 
 _log = Logger(namespace="wsrouter.access")
@@ -33,15 +34,21 @@ class AccessLog:
         self._clock = clock
         self._format = _as_json if form is Log.JSON else _as_text
         self._file = file
-        self._stream: TextIO | None = None
+        self._stream: io.FileIO | None = None
+        #: The last line could not be written, or not whole.
+        self._failing = False
+        self._torn = False
 
     def open(self) -> None:
-        """Open the file. Raises OSError."""
-        if self._file is not None:
-            # By line: a line is whole in the file at once, so that one can follow it.
-            self._stream = io.TextIOWrapper(
-                self._file.open("ab", buffering=0), "utf-8", "backslashreplace", write_through=True
-            )
+        """Open the file, to append to it. Raises RouterError with a reason in one line."""
+        if self._file is None:
+            return
+        try:
+            # Unbuffered: a line is whole in the file at once, so that one can follow it.
+            self._stream = io.FileIO(self._file, "ab", opener=_open_at_once)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise RouterError(f"access log {self._file}: cannot be opened: {why}") from None
 
     def close(self) -> None:
         """Close the file."""
@@ -109,13 +116,33 @@ class AccessLog:
 
     def _write(self, line: Line) -> None:
         if self._stream is None:
-            _log.info("{line}", line=self._format(line))
+            _log.info("{line}", line=self._format(line), fields=line)
             return
         stamp: Line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        self._append(self._stream, self._format(stamp | line).encode("ascii") + b"\n")
+
+    def _append(self, stream: io.FileIO, data: bytes) -> None:
+        if self._torn:
+            data = b"\n" + data
+        why = "not all of a line was taken"
         try:
-            self._stream.write(self._format(stamp | line) + "\n")
+            written = stream.write(data) or 0
         except OSError as error:
-            _log.error("the access log cannot be written: {error}", error=error)
+            written, why = 0, (error.strerror or str(error)).lower()
+        if written:
+            self._torn = written < len(data)
+        failing = written < len(data)
+        # Told once, not for every line: there are as many as requests.
+        if failing and not self._failing:
+            _log.error("the access log {file} cannot be written: {why}; lines are lost", file=self._file, why=why)
+        elif self._failing and not failing:
+            _log.info("the access log {file} is written again", file=self._file)
+        self._failing = failing
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe that nobody reads must hold up neither the start nor, later, the router.
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _opening(event: str, number: int, facts: Facts) -> Line:

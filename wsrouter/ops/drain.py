@@ -51,7 +51,7 @@ class Drain:
         self._all = len(entries)
         if entries:
             _log.info(
-                "draining: {count} sessions and tunnels, for {limit:g} s at most", count=len(entries), limit=self._limit
+                "draining: sessions and tunnels: {count}; {limit:g} s at most", count=len(entries), limit=self._limit
             )
         self._registry.observers.append(self)
         for entry in entries:

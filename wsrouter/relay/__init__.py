@@ -6,7 +6,7 @@ also be *coupled*, and from then on the bytes of one go to the other without pas
     deadlines   coarse timers: many, cheap, mostly cancelled
     loop        the relay: an epoll object that is one reader to the reactor
     acceptor    a listening socket on the relay
-    leg         a plain connection
+    leg         a plain connection (socket_facts: what it tells of its socket)
     tls         a connection with TLS on it (handshake included)
     pump        one direction of a coupling: raw bytes, or RFC 6455 frames
 """

@@ -22,7 +22,6 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IConsumer,
@@ -36,6 +35,7 @@ from zope.interface import implementer
 
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.loop import EPOLLIN, EPOLLOUT, Relay
+from wsrouter.relay.socket_facts import SocketFacts
 
 if TYPE_CHECKING:
     from wsrouter.relay.pump import Pump
@@ -83,18 +83,8 @@ class Home(Protocol):
     live: int
 
 
-def address_of(sockaddr: object, family: int) -> Any:
-    """The Twisted address for what the socket module calls one."""
-    if family == socket.AF_UNIX:
-        return UNIXAddress(sockaddr if isinstance(sockaddr, str | bytes) and sockaddr else None)
-    assert isinstance(sockaddr, tuple)
-    if family == socket.AF_INET6:
-        return IPv6Address("TCP", sockaddr[0], sockaddr[1])
-    return IPv4Address("TCP", sockaddr[0], sockaddr[1])
-
-
 @implementer(ITCPTransport, IConsumer, IPushProducer)
-class Leg:
+class Leg(SocketFacts):
     """A plain connection.
 
     ``sock`` is connected and non-blocking; ``peername`` is its peer's socket address; ``watched`` are the events
@@ -114,12 +104,10 @@ class Leg:
         "eof",
         "fd",
         "home",
-        "peername",
         "pending",
         "protocol",
         "read",
         "relay",
-        "socket",
     )
 
     def __init__(self, relay: Relay, sock: socket.socket, peername: object, watched: int = 0) -> None:
@@ -267,33 +255,6 @@ class Leg:
             self._fin = True
             if self.pending is None:
                 self._shutdown()
-
-    def getPeer(self) -> Any:
-        """The other end's address."""
-        return address_of(self.peername, self.socket.family)
-
-    def getHost(self) -> Any:
-        """This end's address."""
-        return address_of(self.socket.getsockname(), self.socket.family)
-
-    def getTcpNoDelay(self) -> bool:
-        """Whether small segments are sent at once; true for all TCP legs."""
-        return self.socket.family == socket.AF_UNIX or bool(
-            self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        )
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """See getTcpNoDelay."""
-        if self.socket.family != socket.AF_UNIX:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
-
-    def getTcpKeepAlive(self) -> bool:
-        """Whether the kernel probes a quiet peer."""
-        return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """See getTcpKeepAlive."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
 
     # IPushProducer: this leg as a source.
 
