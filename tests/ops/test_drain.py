@@ -93,7 +93,7 @@ def test_every_session_is_asked_to_end_once_and_the_last_end_is_the_drains(scene
     assert scene.done == []
     for entry in entries:
         entry.leave()
-    scene.run(LOOK)
+    scene.run(2 * LOOK)
     assert len(scene.done) == 1
     scene.run(60)
     assert len(scene.done) == 1
@@ -114,7 +114,7 @@ def test_connections_at_http_are_waited_for_too(scene):
     scene.run(3)
     assert scene.done == []
     scene.connections = 0
-    scene.run(LOOK)
+    scene.run(2 * LOOK)
     assert len(scene.done) == 1
 
 
@@ -157,13 +157,13 @@ def test_a_session_that_opens_during_the_drain_is_ended_behind_its_opening(scene
     late = Entry(scene.registry)
     # Not from within its own opening.
     assert late.asked == []
-    scene.run(LOOK)
+    scene.run(2 * LOOK)
     assert late.asked == [1001]
     scene.connections = 0
     scene.run(1)
     assert scene.done == []
     late.leave()
-    scene.run(LOOK)
+    scene.run(2 * LOOK)
     assert len(scene.done) == 1
 
 
@@ -173,7 +173,7 @@ def test_a_session_that_opened_and_ended_within_the_drain_is_not_asked(scene):
     drain.start()
     late = Entry(scene.registry)
     late.leave()
-    scene.run(LOOK)
+    scene.run(2 * LOOK)
     assert late.asked == []
     drain.cancel()
 

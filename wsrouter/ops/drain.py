@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from wsrouter.live.registry import Answer, End, Entry, Refusal, Registry
+from wsrouter.live.registry import Registry
 from wsrouter.wire.close import GOING_AWAY
 
 #: How often a drain looks whether it is done, and how often it says how far it is, in seconds.
@@ -39,7 +39,9 @@ class Drain:
         self._done = done
         self._until = 0.0
         self._said = 0.0
-        self._all = 0
+        #: The numbers of those that were asked to end.
+        self._asked: set[int] = set()
+        self._running = False
         self._call: IDelayedCall | None = None
 
     def start(self) -> None:
@@ -47,46 +49,35 @@ class Drain:
         now = self._clock.seconds()
         self._until = now + self._limit
         self._said = now
-        entries = list(self._registry.entries.values())
-        self._all = len(entries)
-        if entries:
-            _log.info(
-                "draining: sessions and tunnels: {count}; {limit:g} s at most", count=len(entries), limit=self._limit
-            )
-        self._registry.observers.append(self)
-        for entry in entries:
-            entry.end(GOING_AWAY, "the router is shutting down")
+        count = len(self._registry.entries)
+        if count:
+            _log.info("draining: sessions and tunnels: {count}; {limit:g} s at most", count=count, limit=self._limit)
+        self._running = True
         self._look()
 
     def cancel(self) -> None:
         """End the drain now; ``done`` is called."""
         self._finish()
 
-    def opened(self, entry: Entry) -> None:
-        """A session that was being opened when the drain began: it ends at once."""
-        self._clock.callLater(0, self._end_late, entry)
-
-    def closed(self, entry: Entry, end: End) -> None:
-        """Noticed at the next look."""
-
-    def refused(self, refusal: Refusal) -> None:
-        """Of no concern here."""
-
-    def answered(self, answer: Answer) -> None:
-        """Of no concern here."""
-
-    def _end_late(self, entry: Entry) -> None:
-        if entry.number in self._registry.entries:
-            entry.end(GOING_AWAY, "the router is shutting down")
+    def _ask(self) -> None:
+        """Ask all to end that were not asked before; some were still being opened when the drain began."""
+        for number, entry in list(self._registry.entries.items()):
+            if number not in self._asked:
+                self._asked.add(number)
+                try:
+                    entry.end(GOING_AWAY, "the router is shutting down")
+                except Exception:
+                    _log.failure("A session could not be asked to end")
 
     def _look(self) -> None:
         self._call = None
+        self._ask()
         now = self._clock.seconds()
         left = len(self._registry.entries)
         waiting = left + self._connections()
         if not waiting or now >= self._until:
             if left:
-                _log.warn("draining: the time is up, {left} of {all} are cut", left=left, all=self._all)
+                _log.warn("draining: the time is up, {left} of {all} are cut", left=left, all=len(self._asked))
             self._finish()
             return
         if now - self._said >= SAY:
@@ -94,7 +85,7 @@ class Drain:
             _log.info(
                 "draining: {left} of {all} sessions and tunnels left, {seconds:.0f} s",
                 left=left,
-                all=self._all,
+                all=len(self._asked),
                 seconds=self._until - now,
             )
         self._call = self._clock.callLater(LOOK, self._look)
@@ -103,6 +94,6 @@ class Drain:
         if self._call is not None:
             self._call.cancel()
             self._call = None
-        if self in self._registry.observers:
-            self._registry.observers.remove(self)
+        if self._running:
+            self._running = False
             self._done()
