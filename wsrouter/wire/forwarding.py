@@ -113,7 +113,7 @@ def upgrade_head(
         pairs.append((b"Sec-WebSocket-Extensions", b", ".join(upgrade.extensions)))
     return b"GET %b HTTP/1.1\r\n%b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" % (
         forward_target,
-        b"\r\n".join([b": ".join(pair) for pair in pairs]),
+        b"\r\n".join(map(b": ".join, pairs)),
     )
 
 
@@ -164,7 +164,7 @@ def _request_pairs(
     together = b" ".join(head.values)
     if _SPOOFED in together or b"_" in together:
         dropped |= {name for name in head.values if _is_spoofed(name, dropped)}
-    pairs = [(name, value) for lower, name, value in head.fields if lower not in dropped]
+    pairs = [field[1:] for field in head.fields if field[0] not in dropped]
     if not head.target.startswith(b"/"):
         # An absolute-form target overrules the Host field (RFC 9112 3.2.2).
         pairs = [(name, head.host.encode() if name.lower() == b"host" else value) for name, value in pairs]

@@ -212,16 +212,21 @@ def _parse_fields(
     if head.find(b"\r\n\r\n", 2) != len(head) - 4:
         raise HttpError(400, "not one whole head")
     lines = head[start + 2 : -4].split(b"\r\n") if len(head) - 4 > start else []
-    known = [_remembered.get(line) or _plain(line) for line in lines]
-    if None in known:
-        unknown = [line for line, entry in zip(lines, known, strict=True) if entry is None]
+    known = list(map(_remembered.get, lines))
+    while None in known:
+        at = known.index(None)
+        known[at] = _plain(lines[at]) or _UNJUDGED
+    entries = cast("list[_Entry]", known)
+    if _UNJUDGED in entries:
+        unknown = [line for line, entry in zip(lines, entries, strict=True) if entry is _UNJUDGED]
         judged = iter(_judge(unknown, parser, start_line))
-        known = [next(judged) if entry is None else entry for entry in known]
-    if len(known) > FIELD_LIMIT:
+        entries = [next(judged) if entry is _UNJUDGED else entry for entry in entries]
+    if len(entries) > FIELD_LIMIT:
         raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
-    entries = cast("list[tuple[Field, list[bytes]]]", known)
-    fields = tuple([field for field, _ in entries])
-    values = {field[0]: value for field, value in entries}
+    if not entries:
+        return (), {}
+    fields, pairs = zip(*entries, strict=True)
+    values = dict(pairs)
     if len(values) != len(fields):
         values = {}
         for lower, _, value in fields:
@@ -229,10 +234,14 @@ def _parse_fields(
     return fields, values
 
 
+#: A line's field, and its name in lower case with the list of its one value; the list is shared and never changed.
+_Entry: TypeAlias = tuple[Field, tuple[bytes, list[bytes]]]
+_UNJUDGED: _Entry = ((b"", b"", b""), (b"", []))
+
 #: Field lines that were judged, and what they hold. Clients of one kind send the same lines again and again, and
 #: judging each is most of what a head costs. A line is remembered only where its meaning does not depend
 #: on other lines, where it is no secret, and while it is short.
-_remembered: dict[bytes, tuple[Field, list[bytes]]] = {}
+_remembered: dict[bytes, _Entry] = {}
 #: A token, a colon, one blank, visible ASCII: in exactly this shape there is nothing to judge about a line.
 _PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]++): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 _FRAMING_NAMES = frozenset((b"content-length", b"transfer-encoding"))
@@ -252,7 +261,7 @@ _NEVER_REMEMBERED = frozenset(
 )
 
 
-def _plain(line: bytes) -> tuple[Field, list[bytes]] | None:
+def _plain(line: bytes) -> _Entry | None:
     """The entry of a line that is beyond doubt by its shape; None for one that llhttp is to judge."""
     found = _PLAIN_LINE.fullmatch(line)
     if found is None:
@@ -261,21 +270,19 @@ def _plain(line: bytes) -> tuple[Field, list[bytes]] | None:
     lower = name.lower()
     if lower in _FRAMING_NAMES:
         return None  # what these mean depends on each other
-    entry = ((lower, name, value), [value])
+    entry = ((lower, name, value), (lower, [value]))
     _remember(line, entry)
     return entry
 
 
-def _remember(line: bytes, entry: tuple[Field, list[bytes]]) -> None:
+def _remember(line: bytes, entry: _Entry) -> None:
     if len(line) <= _REMEMBERED_SIZE and entry[0][0] not in _NEVER_REMEMBERED:
         if len(_remembered) >= _REMEMBERED_LINES:
             _remembered.clear()
         _remembered[line] = entry
 
 
-def _judge(
-    lines: list[bytes], parser: Callable[[_Collector], httptools.HttpParser], start_line: bytes
-) -> list[tuple[Field, list[bytes]]]:
+def _judge(lines: list[bytes], parser: Callable[[_Collector], httptools.HttpParser], start_line: bytes) -> list[_Entry]:
     """Let llhttp read field lines; one entry for each."""
     found: list[tuple[bytes, bytes]] = []
     try:
@@ -289,10 +296,11 @@ def _judge(
         raise HttpError(400, f"malformed head: {error}") from None
     if len(found) != len(lines):
         raise HttpError(400, "malformed head: lines that are no fields")
-    entries: list[tuple[Field, list[bytes]]] = []
+    entries: list[_Entry] = []
     for line, (name, value) in zip(lines, found, strict=True):
         value = value.rstrip(b" \t")
-        entry = ((name.lower(), name, value), [value])
+        lower = name.lower()
+        entry = ((lower, name, value), (lower, [value]))
         entries.append(entry)
         _remember(line, entry)
     return entries
