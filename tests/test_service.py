@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -361,6 +363,32 @@ async def test_a_drain_while_names_are_looked_up_opens_nothing(scene):
     assert scene.stand.stops == 1
     scene.stand.resolve("192.0.2.1")
     assert accepting(service) == [False]
+
+
+# The process.
+
+
+async def test_signals_are_taken_and_drain(scene):
+    service = scene.started(FILES)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        service.handle_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await scene.stand.until(lambda: scene.stand.stops)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert service.site.draining
+    assert accepting(service) == [False]
+
+
+def test_the_collector_of_cycles_looks_seldom_in_a_process_that_routes(scene):
+    thresholds = gc.get_threshold()
+    try:
+        scene.service(FILES).settle()
+        assert gc.get_threshold() > thresholds
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 # Draining.

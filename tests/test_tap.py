@@ -80,7 +80,10 @@ def test_check_says_that_the_file_is_good_and_ends_the_program(config, capsys):
     ("line", "told"),
     [
         ("certificates = bad.pem", "bad.pem"),
-        ("[pool app]\nbackends = 127.0.0.1:1\ntls = yes\ntls_ca = bad.pem\n[route p]\npath = /p\npool = app", "bad.pem"),
+        (
+            "[pool app]\nbackends = 127.0.0.1:1\ntls = yes\ntls_ca = bad.pem\n[route p]\npath = /p\npool = app",
+            "bad.pem",
+        ),
         ("[router]\naccess_log = nowhere/access.log", "the directory of 'nowhere/access.log' does not exist"),
         ("[route www]\npath = /www\nstatic = nowhere", "'nowhere' is no directory that exists"),
     ],

@@ -115,6 +115,11 @@ class Listener:
         assert self._port is not None
         return int(getattr(self._port.getHost(), "port", 0))
 
+    @property
+    def live(self) -> int:
+        """Client connections that were accepted here and are still open, those of sessions included."""
+        return 0 if self._acceptor is None else self._acceptor.live
+
     def start(self) -> None:
         """Accept connections."""
         port = self._port
@@ -135,7 +140,6 @@ class Listener:
             # Whoever waits in the kernel's queue has been connected already; closing the port would reset them.
             self._acceptor.accept_waiting()
             self._acceptor.abort()
-            self._acceptor = None
         port, self._port = self._port, None
         return None if port is None else port.stopListening()
 

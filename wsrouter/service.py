@@ -10,7 +10,8 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from wsrouter.backends.discovery import Discovery
@@ -66,6 +68,8 @@ class RouterService(Service):
         self._access_log: AccessLog | None = None
         self._drain: Drain | None = None
         self._bound = False
+        #: Runs while the first look-ups hold up accepting.
+        self._patience: IDelayedCall | None = None
 
     # Building.
 
@@ -157,9 +161,15 @@ class RouterService(Service):
     def privilegedStartService(self) -> None:
         """Bind all ports. Raises RouterError with one line that says which one cannot be bound, and why."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        try:
+        with self._told_in_one_line():
             self._bind()
+
+    @contextmanager
+    def _told_in_one_line(self) -> Iterator[None]:
+        try:
+            yield
         except RouterError as error:
+            self._release()
             _log.critical("{error}", error=error)
             print(f"wsrouter: {error}", file=sys.__stderr__)
             # It was said in one line. twistd still needs the exception, to exit with status 1 and remove its pid file.
@@ -182,21 +192,31 @@ class RouterService(Service):
     def startService(self) -> None:
         """Serve."""
         super().startService()  # type: ignore[no-untyped-call]
-        self._bind()
-        if self._access_log is not None:
-            self._access_log.open()
+        with self._told_in_one_line():
+            self._bind()
+            if self._access_log is not None:
+                self._access_log.open()
         self.relay.start()
         for echo in self._echoes:
             echo.startService()
-        # Clients wait in the kernel's queue until the names of backends were looked up once.
-        lookups = self.discovery.start()
-        if not lookups.called:
-            lookups.addTimeout(FIRST_LOOKUPS, self.reactor, lambda _, seconds: None)
-        lookups.addBoth(lambda _: self._accept())
+        # Clients wait in the kernel's queue until the names of backends were looked up once, or for so long.
+        self._patience = self.reactor.callLater(FIRST_LOOKUPS, self._accept)
+        looked_up = self.discovery.start().addCallback(lambda _: self._accept())
+        looked_up.addErrback(lambda failure: _log.failure("The start failed", failure))
+
+    def _release(self) -> list[Deferred[Any]]:
+        """Close all ports."""
+        self._bound = False
+        return [maybeDeferred(listener.stop) for listener in self.listeners] + [
+            maybeDeferred(echo.stopService) for echo in self._echoes
+        ]
 
     def _accept(self) -> None:
-        if not self.running or self._drain is not None:
-            return
+        if self._patience is None:
+            return  # the other one came first, or the end
+        if self._patience.active():
+            self._patience.cancel()
+        self._patience = None
         for listener in self.listeners:
             listener.start()
             _log.info("listener {name}: listening on {address}", name=listener.name, address=listener.address)
@@ -205,14 +225,19 @@ class RouterService(Service):
         if self.config.echoes and self.listeners:
             _log.info("demonstration: open http://{address}/", address=self.listeners[0].address)
 
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
     def stopService(self) -> Deferred[None]:
         """End at once: what a drain left is cut."""
         super().stopService()  # type: ignore[no-untyped-call]
         if self._drain is not None:
-            self._drain.cancel()
-        waiting = [maybeDeferred(listener.stop) for listener in self.listeners]
+            self._drain.forget()
+        self._stop_waiting()
+        waiting = self._release()
         waiting += [maybeDeferred(proxy.stop) for proxy in self._proxies.values()]
-        waiting += [maybeDeferred(echo.stopService) for echo in self._echoes]
         for entry in list(self.registry.entries.values()):
             entry.abort()
         self.relay.stop()
@@ -262,10 +287,15 @@ class RouterService(Service):
         _log.info("{why}: no new connections, draining", why=why)
         site = self.site
         site.draining = True
+        self._stop_waiting()
         for listener in self.listeners:
             listener.stop()
         self._drain = Drain(
-            self.reactor, self.registry, lambda: len(site.fronts), self.config.router.drain, self.reactor.stop
+            self.reactor,
+            self.registry,
+            lambda: sum(listener.live for listener in self.listeners),
+            self.config.router.drain,
+            self.reactor.stop,
         )
         for front in list(site.fronts):
             front.drain()

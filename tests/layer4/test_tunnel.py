@@ -296,7 +296,7 @@ def test_a_reset_is_passed_on_as_a_reset(scene, first):
     breaks.reset()
     scene.until(lambda: other.ended)
     assert other.ended == "reset"
-    assert scene.ends == [End(Who(first), None, "connection reset")]
+    assert scene.ends == [End(Who(first), None, "connection reset by peer")]
     assert scene.clean
 
 

@@ -57,7 +57,16 @@ class Drain:
 
     def cancel(self) -> None:
         """End the drain now; ``done`` is called."""
-        self._finish()
+        if self.forget():
+            self._done()
+
+    def forget(self) -> bool:
+        """End the drain without calling ``done``; tells whether there was one."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        running, self._running = self._running, False
+        return running
 
     def _ask(self) -> None:
         """Ask all to end that were not asked before; some were still being opened when the drain began."""
@@ -78,7 +87,7 @@ class Drain:
         if not waiting or now >= self._until:
             if left:
                 _log.warn("draining: the time is up, {left} of {all} are cut", left=left, all=len(self._asked))
-            self._finish()
+            self.cancel()
             return
         if now - self._said >= SAY:
             self._said = now
@@ -89,11 +98,3 @@ class Drain:
                 seconds=self._until - now,
             )
         self._call = self._clock.callLater(LOOK, self._look)
-
-    def _finish(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-        if self._running:
-            self._running = False
-            self._done()
