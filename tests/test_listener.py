@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +48,7 @@ class Scene:
         self.registry.refuse(Refusal(connection.number, connection.client, connection.listener, stage, rule, reason))
 
     def listener(self, endpoint: str, match: Match = Match.OPAQUE) -> Listener:
-        site: Any = SimpleNamespace(relay=self.relay, registry=self.registry, refuse=self.refuse)
+        site: Any = SimpleNamespace(relay=self.relay, registry=self.registry, refuse=self.refuse, draining=False)
         layer4: Any = SimpleNamespace(open=self.open)
         config = values.Listener("main", endpoint)
         self.listeners.append(Listener(config, None, TunnelTable([Tunnel("all", "app", match)]), layer4, site))
@@ -151,6 +152,13 @@ def test_an_endpoint_that_takes_its_time_is_refused(scene, monkeypatch):
 # Living.
 
 
+@pytest.fixture
+def closing() -> Iterator[Callable[[socket.socket], socket.socket]]:
+    """``closing(sock)`` closes it at the end of the test, however that ends."""
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context
+
+
 async def test_who_comes_between_binding_and_the_start_is_served_then(scene):
     listener = scene.bound()
     with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
@@ -160,10 +168,10 @@ async def test_who_comes_between_binding_and_the_start_is_served_then(scene):
     assert scene.tunnelled == [b"\0hello"]
 
 
-async def test_many_may_wait_between_binding_and_the_start(scene):
+async def test_many_may_wait_between_binding_and_the_start(scene, closing):
     """Clients come in the seconds in which the names of backends are looked up first."""
     listener = scene.bound()
-    clients = [socket.socket() for _ in range(200)]
+    clients = [closing(socket.socket()) for _ in range(200)]
     for client in clients:
         client.setblocking(False)
         client.connect_ex(("127.0.0.1", listener.port))
@@ -236,3 +244,14 @@ async def test_a_few_bytes_and_a_fin_are_opaque(scene):
         client.shutdown(socket.SHUT_WR)
         await scene.until(lambda: scene.tunnelled)
     assert scene.tunnelled == [b"GE"]
+
+
+async def test_a_drain_opens_no_new_tunnel(scene):
+    listener = scene.bound()
+    listener.start()
+    listener.site.draining = True
+    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
+        client.sendall(b"\0hello")
+        await scene.until(lambda: scene.refusals)
+    assert [(refusal.stage, refusal.reason) for refusal in scene.refusals] == [("sniff", "draining")]
+    assert scene.tunnelled == []

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import trustme
-from twisted.application.service import IService
-from twisted.python.usage import UsageError
+from twisted.application.service import Application, IService, MultiService
+from twisted.logger import ILogObserver, LogLevel
+from twisted.python.usage import Options, UsageError
 
 from wsrouter import __version__, tap
 from wsrouter.service import RouterService
+from wsrouter.tap import JsonLoggedService
 
 GOOD = "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route all]\npath = /\nredirect = /x\n"
 
@@ -152,6 +157,72 @@ def test_a_file_that_went_bad_in_between_is_a_fault_of_the_start(config, capsys,
     assert caught.value.code == 1
     assert "a.pem" in capsys.readouterr().err
     assert called == []
+
+
+# The log as JSON.
+
+
+class Twistd(Options):
+    """The options of twistd, as far as they say where its log goes."""
+
+    optParameters = [["logfile", "l", None]]
+    optFlags = [["nodaemon", "n"]]
+
+
+@pytest.fixture
+def with_json(config, called, monkeypatch) -> Callable[..., JsonLoggedService]:
+    """``with_json("--nodaemon")``: the service of a configuration with ``log = json``, as twistd makes it."""
+    config.write_text("[router]\nlog = json\n" + GOOD)
+    monkeypatch.chdir(config.parent)
+
+    def make(*arguments: str) -> JsonLoggedService:
+        options = tap.Options()
+        options.parseOptions(["--config", str(config)])
+        options.parent = Twistd()
+        options.parent.parseOptions(list(arguments))
+        service = tap.makeService(options)
+        assert isinstance(service, JsonLoggedService)
+        return service
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (("--nodaemon",), None),
+        (("--logfile=-",), None),
+        (("--nodaemon", "--logfile=a.log"), "a.log"),
+        (("--logfile=a.log",), "a.log"),
+        ((), "twistd.log"),
+    ],
+)
+def test_json_goes_where_twistd_would_log(config, with_json, capsys, monkeypatch, arguments, file):
+    application = Application("wsrouter")
+    service = with_json(*arguments)
+    with contextlib.ExitStack() as opened:
+        # A process keeps its log open to its end; a test does not.
+        monkeypatch.setattr(Path, "open", lambda *given, **more: opened.enter_context(open(*given, **more)))
+        service.setServiceParent(application)
+        ILogObserver(application)({"log_format": "{a}", "a": "hello", "log_time": 0.0, "log_level": LogLevel.info})
+    out = capsys.readouterr().out
+    text = out if file is None else (config.parent / file).read_text()
+    assert json.loads(text)["message"] == "hello"
+    assert bool(out) == (file is None)
+
+
+def test_without_twistd_json_goes_to_standard_output(config, with_json):
+    options = tap.Options()
+    options.parseOptions(["--config", str(config)])
+    service = tap.makeService(options)
+    assert isinstance(service, JsonLoggedService)
+    assert service._log_file is None
+
+
+def test_as_the_child_of_another_service_the_router_leaves_the_log_alone(with_json):
+    parent = MultiService()
+    with_json().setServiceParent(parent)
+    assert parent.namedServices.keys() == {"wsrouter"}
 
 
 def test_elsewhere_than_on_linux_the_start_says_so(config, capsys, monkeypatch):

@@ -99,6 +99,11 @@ class Listener:
         # From now on the relay serves the socket, not the reactor.
         reactor.removeReader(cast(IReadDescriptor, port))
         self._port = port
+        if "backlog=" not in self.config.endpoint:
+            # Linux lets a listening socket listen again, with another backlog; Twisted's default is 50.
+            listening_socket = socket.socket(fileno=os.dup(cast(IReadDescriptor, port).fileno()))
+            listening_socket.listen(BACKLOG)
+            listening_socket.close()
 
     @property
     def address(self) -> str:
@@ -132,7 +137,6 @@ class Listener:
             self.config.max_connections,
             self.config.tcp_keepalive,
         )
-        self._acceptor.socket.listen(BACKLOG)
 
     def stop(self) -> Deferred[None] | None:
         """Accept no more and close the port; live connections go on."""
@@ -207,7 +211,9 @@ class Preamble(TwistedProtocol):
                 rule = listener.tunnels.choose(listener.name, Match.HTTP)
             case Opaque(silent):
                 rule = listener.tunnels.choose(listener.name, Match.SILENCE if silent else Match.OPAQUE)
-        if rule is not None:
+        if rule is not None and listener.site.draining:
+            self._refuse("draining")
+        elif rule is not None:
             listener.layer4.open(leg, connection, rule, prefetch)
         elif isinstance(verdict, Tls):
             self._terminate(leg, prefetch)

@@ -8,6 +8,7 @@ in the process that serves.
 from __future__ import annotations
 
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,22 @@ from wsrouter.relay.loop import Relay
 #: How long the first look-ups of backends' names may hold up the start, in seconds.
 FIRST_LOOKUPS = 3.0
 
+#: Descriptors that are not for connections: the log, files being served, look-ups, the process's own.
+RESERVED = 48
+
 _log = Logger()
+
+
+def _client_limit() -> int:
+    """How many clients the descriptors allow, two for each; the limit of the process is raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        soft = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 20)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        except (OSError, ValueError):
+            soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(1, (soft - RESERVED) // 2)
 
 
 class RouterService(Service):
@@ -68,6 +84,9 @@ class RouterService(Service):
         self._access_log: AccessLog | None = None
         self._drain: Drain | None = None
         self._bound = False
+        self._signals_taken = False
+        #: What can be served but is hardly meant, one line each: certificates out of their term and the like.
+        self.warnings: list[str] = []
         #: Runs while the first look-ups hold up accepting.
         self._patience: IDelayedCall | None = None
 
@@ -152,6 +171,7 @@ class RouterService(Service):
         if not (listener.certificates or listener.default_certificate or extra or self.config.certificates):
             return None
         store = CertificateStore.load(listener, self.config.certificates, extra)
+        self.warnings += store.warnings
         for warning in store.warnings:
             _log.warn("{warning}", warning=warning)
         return store
@@ -196,6 +216,7 @@ class RouterService(Service):
             self._bind()
             if self._access_log is not None:
                 self._access_log.open()
+        self.relay.client_limit = _client_limit()
         self.relay.start()
         for echo in self._echoes:
             echo.startService()
@@ -267,6 +288,7 @@ class RouterService(Service):
         def received(number: int, frame: FrameType | None) -> None:
             self.reactor.callFromThread(self.shut_down, signal.Signals(number).name)
 
+        self._signals_taken = True
         signal.signal(signal.SIGTERM, received)
         signal.signal(signal.SIGINT, received)
         signal.signal(signal.SIGHUP, self._cannot_reload)
@@ -277,6 +299,13 @@ class RouterService(Service):
             _log.warn,
             "SIGHUP: this version cannot reload; everything goes on as it is. Restart to change the configuration",
         )
+
+    def _stop_reactor(self) -> None:
+        if self._signals_taken:
+            # From here on nothing would hear them, and stopping may take long: a look-up in a thread cannot be cut off.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self.reactor.stop()
 
     def shut_down(self, why: str) -> None:
         """Drain, then stop the reactor; called again, stop it now."""
@@ -295,8 +324,8 @@ class RouterService(Service):
             self.registry,
             lambda: sum(listener.live for listener in self.listeners),
             self.config.router.drain,
-            self.reactor.stop,
+            self._stop_reactor,
         )
+        self._drain.start()
         for front in list(site.fronts):
             front.drain()
-        self._drain.start()

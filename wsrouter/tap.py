@@ -52,7 +52,10 @@ class Options(usage.Options):
         try:
             self.configuration = read(Path(self["config"]))
             if self["check"]:
-                RouterService(_reactor(), self.configuration).prepare()
+                service = RouterService(_reactor(), self.configuration)
+                service.prepare()
+                for warning in service.warnings:
+                    print(f"{self['config']}: warning: {warning}", file=sys.stderr)
         except ConfigError as error:
             _leave(error.faults)
         if self["check"]:

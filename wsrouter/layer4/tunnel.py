@@ -114,17 +114,24 @@ class Tunnel:
 
     def _failed(self, error: BackendError) -> None:
         self._attempt = None
-        connection = self._connection
-        self._room.registry.refuse(
-            Refusal(self.number, connection.client, connection.listener, "tunnel", self._rule.name, error.reason)
-        )
+        self._refuse(error.reason)
         if self._client is not None:
             self._client.loseConnection()
+
+    def _refuse(self, reason: str) -> None:
+        connection = self._connection
+        self._room.registry.refuse(
+            Refusal(self.number, connection.client, connection.listener, "tunnel", self._rule.name, reason)
+        )
 
     # What the pumps and legs report.
 
     def source_ended(self, pump: Pump) -> None:
-        """A FIN: pass it on."""
+        """A FIN: pass it on. But the end of a connection that could not be written to is a reset."""
+        back = self._down if pump is self._up else self._up
+        if back is not None and back.failure is not None:
+            pump.source.lose(back.failure)
+            return
         self._ended_by(pump.source, "closed")
         if pump.sink is not None:
             pump.sink.finish_writing()
@@ -142,6 +149,7 @@ class Tunnel:
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
+            self._refuse("the client left while a backend was dialled")
         elif other is None:
             self._finished()
         elif error is None:

@@ -11,6 +11,7 @@ All of that looks like 404: a client learns nothing about what it may not have.
 
 from __future__ import annotations
 
+import errno
 import mimetypes
 import os
 import re
@@ -148,8 +149,9 @@ def _serve_file(request: PlainRequest, path: str) -> None:
     try:
         # A FIFO must not block the router, nor a link that has just taken the place of what was looked at.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        request.answer(http.NOT_FOUND)
+    except OSError as error:
+        exhausted = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+        request.answer(http.SERVICE_UNAVAILABLE if exhausted else http.NOT_FOUND)
         return
     sent = False
     try:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import enum
 from typing import cast
 
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from wsrouter.config import values
 from wsrouter.config.values import Accept, Plain
@@ -52,6 +54,24 @@ class Stage(enum.Enum):
     OPENING = "opening"
     #: The connection has become a session, or ends.
     OVER = "over"
+
+
+@implementer(IPushProducer)
+class _Unread:
+    """Stands for an answer that the client has not taken yet."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    def pauseProducing(self) -> None:
+        """It waits."""
+
+    def resumeProducing(self) -> None:
+        """It is out."""
+        self._front.taken()
+
+    def stopProducing(self) -> None:
+        """The client has gone."""
 
 
 class Front(Protocol):
@@ -94,7 +114,7 @@ class Front(Protocol):
             if not self._received:
                 if self._head is not None:
                     # The first byte of a next request: idleness is over, its head has its own deadline.
-                    self._head = None
+                    self._forget_head()
                     self._wait(self._listener.head_timeout)
                 self._received = data
             else:
@@ -115,11 +135,17 @@ class Front(Protocol):
         self._leave()
         opening, self._opening = self._opening, None
         if opening is not None:
+            self._log_left(None, "the client left before a backend agreed")
             opening.cancel()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
+            unanswered = not exchange.request.finished
             exchange.lost(reason)
-            self._log_exchange(exchange)
+            if exchange.refusal is None and unanswered:
+                when = "before" if exchange.status is None else "within"
+                self._log_left(exchange.status, f"the client left {when} its answer")
+            else:
+                self._log_exchange(exchange)
 
     # Heads.
 
@@ -139,7 +165,7 @@ class Front(Protocol):
                 return
             self._stop_waiting()
             self._searched = 0
-            self._head, self._target, self._route = None, None, ""
+            self._forget_head()
             self._received = b""
             self._serve(bytes(received[:end]), bytes(received[end:]))
         except HttpError as error:
@@ -251,29 +277,53 @@ class Front(Protocol):
             self._leg.loseConnection()
             return
         self._stage = Stage.HEAD
-        self._received = exchange.rest
+        self._received, exchange.rest = exchange.rest, b""
+        if self._leg.pending is None:
+            self.go_on()
+        else:
+            # No next request before this answer is out: who asks and never reads would fill the memory.
+            self._wait(self._listener.body_timeout)
+            self._leg.pauseProducing()
+            self._leg.registerProducer(_Unread(self), True)
+
+    def taken(self) -> None:
+        """The client has taken the answer that it was waited for."""
+        self._leg.unregisterProducer()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Look for the next request."""
+        if self._stage is not Stage.HEAD:
+            return
         if self._received:
+            self._forget_head()
             self._wait(self._listener.head_timeout)
-            # Not from in here: a client that pipelines would make this recursion as deep as its patience.
-            self._site.relay.later(self._look_again)
+            # In a turn of its own: what one client pipelines must not hold up the others.
+            self._leg.pauseProducing()
+            self._site.relay.soon(self._look_again)
         else:
             self._wait(self._listener.keep_alive)
+            self._leg.resumeProducing()
 
     def _log_exchange(self, exchange: Exchange) -> None:
         if self._head is None or self._target is None:
             return
-        if exchange.refusal is None:
-            if exchange.status is not None:
-                self._log_answer(exchange, exchange.status, self._head, self._target)
-            return
+        if exchange.refusal is not None:
+            self._log_left(exchange.status, exchange.refusal)
+        elif exchange.status is not None:
+            self._log_answer(exchange, exchange.status, self._head, self._target)
+
+    def _log_left(self, status: int | None, reason: str) -> None:
+        """A request that did not get what it asked for."""
+        head, target = self._head, self._target
         self._site.refuse(
             self._connection,
             "http",
             self._route,
-            exchange.status,
-            exchange.refusal,
-            host=self._head.host,
-            path=self._site.path_for_log(self._target),
+            status,
+            reason,
+            host=head.host if head is not None else "",
+            path=self._site.path_for_log(target) if target is not None else "",
         )
 
     def _log_answer(self, exchange: Exchange, status: int, head: RequestHead, target: Target) -> None:
@@ -293,24 +343,20 @@ class Front(Protocol):
             )
         )
 
+    def _forget_head(self) -> None:
+        """What is refused next is another request."""
+        self._head, self._target, self._route = None, None, ""
+
     def _look_again(self) -> None:
         if self._stage is Stage.HEAD and self._received:
-            self._head = None
+            self._leg.resumeProducing()
             self._look()
 
     # Refusals and the end.
 
     def _refuse(self, error: HttpError, told: str | None = None) -> None:
-        head, target = self._head, self._target
-        self._site.refuse(
-            self._connection,
-            "http",
-            self._route,
-            error.status,
-            error.reason,
-            host=head.host if head is not None else "",
-            path=self._site.path_for_log(target) if target is not None else "",
-        )
+        head = self._head
+        self._log_left(error.status, error.reason)
         self._leave()
         leg = self._leg
         leg.write(
@@ -337,8 +383,12 @@ class Front(Protocol):
 
     def _late(self) -> None:
         self._deadline = None
-        if self._received or self._head is None:
-            self._head = None
+        if self._leg.pending is not None:
+            self._site.refuse(self._connection, "http", self._route, None, "the client does not read its answer")
+            self._leave()
+            self._leg.abortConnection()
+        elif self._received or self._head is None:
+            self._forget_head()
             self._refuse(HttpError(408, f"no whole request head in {self._listener.head_timeout:g} s"))
         else:
             self._leave()

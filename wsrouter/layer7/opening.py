@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -150,7 +151,7 @@ class Opening(TwistedProtocol):
         if self._opener is None:
             return
         if self._body is not None:
-            self._pass_end()
+            self._pass_end(orderly=isinstance(reason.value, ConnectionDone))
         elif self._received:
             self._give_up(BackendError(502, f"{self._label()} broke off within its answer"))
         else:
@@ -259,8 +260,8 @@ class Opening(TwistedProtocol):
         self._stop_waiting()
         self._deadline = self._site.relay.deadlines.after(REFUSAL_SILENCE, self._late)
 
-    def _pass_end(self) -> None:
-        if self._body is _until_close:
+    def _pass_end(self, *, orderly: bool) -> None:
+        if self._body is _until_close and orderly:
             self._finish()
         else:
             self._break_off()

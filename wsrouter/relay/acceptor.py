@@ -100,7 +100,7 @@ class Acceptor:
         """Connections wait."""
         accept = self.socket.accept
         for _ in range(BATCH):
-            if self._limit is not None and self.live >= self._limit:
+            if self._full():
                 self.pause("the limit of connections is reached")
                 return
             try:
@@ -117,10 +117,20 @@ class Acceptor:
             leg.home = self
             self._taken += 1
             self.live += 1
+            self.relay.clients += 1
             try:
                 self._accepted(leg)
             except Exception:
                 self.relay.fail(leg)
+
+    def left(self) -> None:
+        """A leg that was accepted here has ended."""
+        self.live -= 1
+        self.relay.clients -= 1
+
+    def _full(self) -> bool:
+        relay = self.relay
+        return relay.clients >= relay.client_limit or (self._limit is not None and self.live >= self._limit)
 
     def accept_waiting(self) -> None:
         """Accept all that wait at this moment, unless accepting pauses."""
@@ -144,7 +154,7 @@ class Acceptor:
 
     def _try_again(self) -> None:
         self._resume = None
-        if self._limit is not None and self.live >= self._limit:
+        if self._full():
             self._resume = self.relay.deadlines.after(PAUSE, self._try_again)
             return
         try:

@@ -78,9 +78,10 @@ class Coupled(Protocol):
 
 
 class Home(Protocol):
-    """Where a leg was accepted; it counts the legs that are out."""
+    """Where a leg was accepted; it counts the legs that live."""
 
-    live: int
+    def left(self) -> None:
+        """One of them has ended."""
 
 
 @implementer(ITCPTransport, IConsumer, IPushProducer)
@@ -456,7 +457,7 @@ class Leg(SocketFacts):
         self._watch(0)
         self.relay.remove(self.fd)
         if self.home is not None:
-            self.home.live -= 1
+            self.home.left()
         self.pending = None
         if self._linger is not None:
             self._linger.cancel()

@@ -36,6 +36,9 @@ EPOLLOUT = select.EPOLLOUT
 BATCH = 64
 ROUNDS = 8
 
+#: The longest turn in seconds, looked at between batches: some reads cost far more than others.
+TURN = 0.02
+
 #: TLS handshake steps a turn: one costs as much as about thirty relayed messages.
 HEAVY_STEPS = 24
 
@@ -69,11 +72,15 @@ class Relay:
         self.deadlines = Deadlines(self._clock)
         #: Descriptor -> member.
         self.members: dict[int, Member] = {}
+        #: Client legs that live, and how many may: a session needs a second descriptor for its backend.
+        self.clients = 0
+        self.client_limit = 1 << 30
         #: What TLS handshakes and the like have cost in this turn; see HEAVY_STEPS.
         self.heavy = 0
         self._epoll: select.epoll | None = None
         self._in_batch = False
         self._queue: list[Callable[[], None]] = []
+        self._soon: list[Callable[[], None]] = []
         self._graveyard: list[socket.socket] = []
         self._wake: IDelayedCall | None = None
 
@@ -93,6 +100,7 @@ class Relay:
                     _log.failure("A connection could not be aborted")
                 self.members.pop(fd, None)
             self._end_batch()
+        self._soon.clear()
         self.deadlines.stop()
         if self._wake is not None:
             self._wake.cancel()
@@ -139,6 +147,11 @@ class Relay:
         if not self._in_batch:
             self._wake_up()
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Run ``call`` in the reactor's next turn: for work that must let others have theirs."""
+        self._soon.append(call)
+        self._wake_up()
+
     def seconds(self) -> float:
         """The reactor's clock."""
         return self._clock.seconds()
@@ -162,6 +175,7 @@ class Relay:
         if epoll is None:
             return
         poll = epoll.poll
+        until = self._clock.seconds() + TURN
         member_of = self.members.get
         self.heavy = 0
         self._in_batch = True
@@ -183,7 +197,7 @@ class Relay:
                     self._end_batch()
                 if self._epoll is None:
                     return
-                if not events or self.heavy > HEAVY_STEPS:
+                if not events or self.heavy > HEAVY_STEPS or self._clock.seconds() > until:
                     return
         finally:
             self._in_batch = False
@@ -216,6 +230,8 @@ class Relay:
 
     def _woken(self) -> None:
         self._wake = None
+        self._queue += self._soon
+        self._soon = []
         self._in_batch = True
         try:
             self._end_batch()

@@ -28,7 +28,7 @@ class Coupling(Coupled, Protocol):
 class Pump:
     """Relays bytes as they are."""
 
-    __slots__ = ("_receive", "_send", "bytes", "coupling", "paused", "sink", "source")
+    __slots__ = ("_receive", "_send", "bytes", "coupling", "failure", "paused", "sink", "source")
 
     def __init__(self, coupling: Coupling, source: Leg, sink: Leg) -> None:
         self.coupling = coupling
@@ -38,6 +38,8 @@ class Pump:
         #: Bytes read from the source so far.
         self.bytes = 0
         self.paused = False
+        #: Why the sink takes no more.
+        self.failure: OSError | None = None
         self._receive: Callable[[bytearray], int] = source.receiver()
         self._send: Callable[[memoryview], int] = sink.sender()
 
@@ -86,6 +88,8 @@ class Pump:
 
     def _send_failed(self, error: OSError) -> None:
         """The sink takes no more, but its last words may lie unread in the kernel: let it read up to its own end."""
+        # The error was told once, and not again: what the sink reads at its end may look like a FIN.
+        self.failure = error
         sink, self.sink = self.sink, None
         self._send = len
         if sink is not None and not sink.is_reading:

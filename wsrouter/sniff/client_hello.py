@@ -21,6 +21,8 @@ from wsrouter.sniff.verdict import Tls
 
 #: The longest ClientHello taken, in bytes with its 4-byte header. With post-quantum key shares they are about 2 KiB.
 MAX_CLIENT_HELLO = 16 * 1024
+#: The most records that a ClientHello may come in; honest ones come in one to five.
+MAX_RECORDS = 128
 
 # Alert descriptions (RFC 8446 section 6).
 UNEXPECTED_MESSAGE = 10
@@ -79,6 +81,9 @@ def read_client_hello(data: bytes | bytearray) -> Tls | None:
         fragments.append((start, at))
         if have == need:
             break
+        if len(fragments) >= MAX_RECORDS:
+            # Each piece that arrives is a walk over all records: a trickle of tiny ones would be a cheap way to cost.
+            raise SniffError(f"a ClientHello in more than {MAX_RECORDS} records", ILLEGAL_PARAMETER)
     if len(fragments) == 1:
         return _parse(bytes(data[start + _MESSAGE_HEADER : at]))
     return _parse(b"".join([data[first:last] for first, last in fragments])[_MESSAGE_HEADER:])
