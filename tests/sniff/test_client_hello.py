@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from wsrouter.errors import SniffError
-from wsrouter.sniff.client_hello import MAX_CLIENT_HELLO, read_client_hello
+from wsrouter.sniff.client_hello import MAX_CLIENT_HELLO, MAX_RECORDS, read_client_hello
 from wsrouter.sniff.verdict import Tls
 
 # OpenSSL's server side does not look at names without a certificate.
@@ -189,10 +189,19 @@ def test_reads_a_hello_cut_into_two_records_at_every_offset() -> None:
         assert read_client_hello(data[: cut + 7]) is None
 
 
-def test_reads_a_hello_in_records_of_one_byte_as_openssl_does() -> None:
+def test_reads_a_hello_in_many_small_records_as_openssl_does() -> None:
+    whole = message(REAL[0][9:])
+    size = len(whole) // (MAX_RECORDS - 1) + 1
+    data = records(whole, *[size] * MAX_RECORDS)
+    assert read_client_hello(data) == openssl_reads(records(whole, len(whole) // 2))
+
+
+def test_refuses_a_hello_in_records_of_one_byte() -> None:
     whole = message(REAL[0][9:])
     data = records(whole, *[1] * len(whole))
-    assert read_client_hello(data) == openssl_reads(records(whole, len(whole) // 2))
+    assert read_client_hello(data[: 6 * MAX_RECORDS - 1]) is None
+    with pytest.raises(SniffError, match="more than 128 records"):
+        read_client_hello(data)
 
 
 @given(st.lists(st.integers(1, 60), max_size=12), st.integers(0, 400))

@@ -7,9 +7,8 @@ from wsrouter.sniff.client_hello import ILLEGAL_PARAMETER, MAX_CLIENT_HELLO, rea
 from wsrouter.sniff.request_line import is_request_line
 from wsrouter.sniff.verdict import Http, Opaque, Verdict
 
-#: Without a verdict after so many bytes there will be none. The longest ClientHello fits with 4 KiB to spare for
-#: record headers, 5 bytes each, so it may come in some 800 records. An honest hello comes in one or a few; only
-#: a peer that wants to cost memory and walks over headers sends thousands.
+#: Without a verdict after so many bytes there will be none. The longest ClientHello fits, with the headers of all the
+#: records that it may come in.
 PREFETCH_LIMIT = MAX_CLIENT_HELLO + 4 * 1024
 
 _HTTP = Http()
