@@ -24,15 +24,15 @@ from wsrouter.config import values
 from wsrouter.config.values import Match
 from wsrouter.errors import RouterError, SniffError
 from wsrouter.layer4.tunnel import Layer4
+from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.front import Front
 from wsrouter.layer7.site import Site
-from wsrouter.layer7.termination import CertificateStore, Choice, client_subject
+from wsrouter.layer7.termination import Termination
 from wsrouter.live.connection import Connection, connection_of
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.acceptor import Acceptor
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
-from wsrouter.relay.tls import TlsLeg
 from wsrouter.sniff.sniffer import PREFETCH_LIMIT, alert, sniff
 from wsrouter.sniff.verdict import Http, Opaque, Tls, Verdict
 
@@ -236,7 +236,8 @@ class Preamble(TwistedProtocol):
             else:
                 self._refuse("no certificate for the server name", UNRECOGNIZED_NAME)
             return
-        Termination(self._listener, self._connection, leg, choice).start(prefetch)
+        listener = self._listener
+        Termination(listener.site, listener.config, store, self._connection, leg, choice).start(prefetch)
 
     def _late(self) -> None:
         self._deadline = None
@@ -252,51 +253,6 @@ class Preamble(TwistedProtocol):
         if description is not None:
             leg.write(alert(description))
         leg.loseConnection()
-
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-class Termination:
-    """A TLS handshake with a client, in its own time limit; the front follows."""
-
-    __slots__ = ("_choice", "_connection", "_deadline", "_leg", "_listener")
-
-    def __init__(self, listener: Listener, connection: Connection, leg: Leg, choice: Choice) -> None:
-        self._listener = listener
-        self._connection = connection
-        self._choice = choice
-        home, leg.home = leg.home, None
-        self._leg = TlsLeg(listener.relay, leg.release(), leg.peername, choice.context, server_side=True)
-        self._leg.home = home
-        self._deadline: Deadline | None = listener.relay.deadlines.after(listener.config.tls_timeout, self._late)
-
-    def start(self, prefetch: bytes) -> None:
-        """Do the handshake; ``prefetch`` holds the ClientHello."""
-        self._leg.handshake(self._done, self._failed, prefetch)
-
-    def _done(self) -> None:
-        self._stop_waiting()
-        connection, listener = self._connection, self._listener
-        connection.secure = True
-        if self._choice.client_auth:
-            connection.client_subject = client_subject(self._leg.tls)
-        front = Front(listener.site, listener.config, listener.store, connection)
-        self._leg.attach(front)
-        front.await_head()
-
-    def _failed(self, reason: str) -> None:
-        self._stop_waiting()
-        self._listener.site.refuse(self._connection, "tls", self._choice.name, None, f"the handshake failed: {reason}")
-
-    def _late(self) -> None:
-        self._deadline = None
-        self._listener.site.refuse(
-            self._connection, "tls", self._choice.name, None, f"no handshake in {self._listener.config.tls_timeout:g} s"
-        )
-        self._leg.abortConnection()
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

@@ -31,10 +31,10 @@ from wsrouter.demo.backends import EchoService
 from wsrouter.demo.certificates import DemoCertificates
 from wsrouter.errors import ConfigError, RouterError
 from wsrouter.layer4.tunnel import Layer4
+from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.plain import maker_for
 from wsrouter.layer7.proxy import HttpProxy
 from wsrouter.layer7.site import HeaderRules, Site
-from wsrouter.layer7.termination import CertificateStore
 from wsrouter.listener import Listener as RunningListener
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Registry

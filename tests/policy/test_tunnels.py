@@ -91,17 +91,10 @@ def test_rules_are_tried_in_file_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("match", "wanted"),
+    ("match", "taken"),
     [(Match.SILENCE, True), (Match.ANY, True), (Match.OPAQUE, False), (Match.TLS, False)],
 )
-def test_silence_is_wanted_where_a_rule_takes_it(match: Match, wanted: bool) -> None:
+def test_silence_goes_where_a_rule_takes_it(match: Match, taken: bool) -> None:
     table = TunnelTable([tunnel("t", match, listeners=("main",))])
-    assert table.wants_silence("main") is wanted
-    assert table.wants_silence("other") is False
-
-
-def test_a_listener_knows_whether_it_has_rules() -> None:
-    table = TunnelTable([tunnel("t", Match.TLS, listeners=("main",))])
-    assert table.has_rules("main")
-    assert not table.has_rules("other")
-    assert not TunnelTable([]).has_rules("main")
+    assert (table.choose("main", Match.SILENCE) is not None) is taken
+    assert table.choose("other", Match.SILENCE) is None

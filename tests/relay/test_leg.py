@@ -208,6 +208,24 @@ def test_a_write_to_a_reset_connection_is_the_end_of_it_at_the_end_of_the_batch(
     assert len(protocol.lost) == 1
 
 
+@pytest.mark.parametrize("how", ["send", "finish", "reset"])
+def test_a_leg_tells_that_something_lies_unread_and_leaves_it_there(rig, recorder, how):
+    protocol = recorder()
+    leg, peer = rig.leg(protocol)
+    assert not leg.has_unread()
+    leg.pauseProducing()
+    if how == "send":
+        peer.send(b"x")
+    else:
+        getattr(peer, how)()
+    rig.until(leg.has_unread)
+    assert leg.has_unread()
+    leg.resumeProducing()
+    rig.until(lambda: protocol.data or protocol.lost)
+    assert protocol.data == (b"x" if how == "send" else b"")
+    assert leg.has_unread() is (how != "send")
+
+
 # Pausing.
 
 

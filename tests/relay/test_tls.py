@@ -214,6 +214,38 @@ def test_what_openssl_holds_is_read_on_resume_though_no_event_comes(rig, recorde
     assert protocol.data == b"onetwothree"
 
 
+def test_what_openssl_holds_counts_as_unread(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+    protocol.on_data = lambda data: leg.pauseProducing()
+    for piece in (b"one", b"two"):
+        peer.tls.write(piece)
+    peer.flush()
+    rig.until(lambda: protocol.data == b"one")
+    assert leg.has_unread()
+    leg.resumeProducing()
+    rig.until(lambda: protocol.data == b"onetwo")
+    assert not leg.has_unread()
+    peer.send(b"three")
+    rig.until(leg.has_unread)
+
+
+def test_half_a_record_counts_as_unread(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+    peer.tls.write(b"one")
+    whole = peer.outgoing.read()
+    peer.tls.write(b"two")
+    half = peer.outgoing.read()
+    peer.send_raw(whole + half[:7])
+    rig.until(lambda: protocol.data == b"one")
+    rig.settle()
+    assert leg.has_unread()
+    peer.send_raw(half[7:])
+    rig.until(lambda: protocol.data == b"onetwo")
+    assert not leg.has_unread()
+
+
 def test_a_protocol_that_pauses_and_resumes_in_one_call_gets_all(rig, recorder):
     protocol = recorder()
     leg, peer = rig.tls_leg(protocol)

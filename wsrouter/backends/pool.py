@@ -22,9 +22,6 @@ from wsrouter.policy.balancing import RoundRobin
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 
-#: What a client is told to wait when no backend can take it, in seconds.
-RETRY_AFTER = 1
-
 
 class BackendPool:
     """One ``[pool]`` of the configuration, running."""

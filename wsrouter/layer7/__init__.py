@@ -1,1 +1,12 @@
+"""Layer 7: connections that end at the router, request by request.
 
+certificates    the certificates of a listener, chosen by server name
+termination     the TLS handshake with a client; the front follows
+front           reads request heads, sends each request on its way
+opening         an opening handshake, to a backend and back
+session         a relayed WebSocket, from the 101 to its end
+site, plain     what all connections share; what answers plain requests
+exchange        one plain request and its answer (intake, outlet, request, quiet)
+files, ranges   static files
+proxy, upstream plain HTTP for a pool
+"""

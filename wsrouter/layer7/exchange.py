@@ -27,6 +27,7 @@ from wsrouter.layer7.intake import RequestBody
 from wsrouter.layer7.outlet import ClientTransport, Valve, answer_head
 from wsrouter.layer7.quiet import Deadlines, Quiet
 from wsrouter.layer7.request import Handler, PlainRequest
+from wsrouter.wire.answer import RETRY_AFTER
 from wsrouter.wire.head import RequestHead
 from wsrouter.wire.target import Target
 
@@ -34,8 +35,6 @@ from wsrouter.wire.target import Target
 REST_LIMIT = 16 * 1024
 #: How much of an unread body is read and dropped to keep the connection, in bytes.
 DRAIN_LIMIT = 64 * 1024
-#: What a client is told to wait when no backend can take its request, in seconds.
-RETRY_AFTER = 1
 
 _log = Logger()
 
@@ -277,7 +276,7 @@ class Exchange:
             return
         self.refusal = error.reason
         self.request.forget_answer()
-        headers = [(b"Retry-After", b"%d" % RETRY_AFTER)] if error.status == http.SERVICE_UNAVAILABLE else []
+        headers = [RETRY_AFTER] if error.status == http.SERVICE_UNAVAILABLE else []
         self.request.answer(error.status, headers)
 
     def _fail(self, error: HttpError) -> None:

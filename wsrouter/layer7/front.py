@@ -22,17 +22,17 @@ from zope.interface import implementer
 from wsrouter.config import values
 from wsrouter.config.values import Accept, Plain
 from wsrouter.errors import BackendError, HttpError
+from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.exchange import Exchange
 from wsrouter.layer7.opening import Opening
-from wsrouter.layer7.site import RETRY_AFTER, Request, Site
-from wsrouter.layer7.termination import CertificateStore
+from wsrouter.layer7.site import Request, Site
 from wsrouter.live.connection import Connection
 from wsrouter.live.registry import Answer
 from wsrouter.policy.origins import origin_allowed
 from wsrouter.policy.routing import host_name
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
-from wsrouter.wire.answer import answer
+from wsrouter.wire.answer import RETRY_AFTER, answer
 from wsrouter.wire.head import RequestHead, cut_head, parse_request
 from wsrouter.wire.opening import Upgrade, check_upgrade, wants_websocket
 from wsrouter.wire.target import Target, parse_target

@@ -5,7 +5,8 @@ with back-pressure. A request goes on to another backend while nothing of it may
 connection could be made, or when a request without a body that is idempotent (RFC 9110 9.2.2) got no answer at all.
 
 A kept connection may be closed by the backend in the moment that it is used again. An idempotent request is then
-repeated on a new connection; another gets 502, because the backend may have acted on it.
+repeated on a new connection; another gets 502, because the backend may have acted on it. One that is seen to be closed,
+or to hold bytes that nobody asked for, is not used again at all.
 
 ``idle_timeout`` is the longest silence of a backend, the wait for the answer's head included. It is the route's
 own, long by default, because a long poll is silent for minutes and in order.
@@ -134,12 +135,17 @@ class HttpProxy:
 
     async def _connect(self, backend: Backend, key: object) -> HTTP11ClientProtocol:
         endpoint = UpstreamEndpoint(self._endpoint_for(backend))
-        try:
-            return await self._connections.getConnection(key, endpoint)
-        except CancelledError:
-            raise
-        except Exception as error:
-            raise _Unanswered(_dial_fault(backend, error), True) from error
+        while True:
+            try:
+                connection = await self._connections.getConnection(key, endpoint)
+            except CancelledError:
+                raise
+            except Exception as error:
+                raise _Unanswered(_dial_fault(backend, error), True) from error
+            upstream = _upstream_of(connection)
+            if upstream.ready:
+                return connection
+            upstream.abort()
 
 
 class _Use:
@@ -163,8 +169,8 @@ class _Use:
 
     async def ask(self, connection: HTTP11ClientProtocol, may_last: Callable[[], bool]) -> IResponse:
         """Send the request; return the answer when its head is here. Raises _Unanswered and _Stale."""
-        upstream = self._upstream = cast(Upstream, connection.transport)
-        upstream.expect()
+        upstream = self._upstream = _upstream_of(connection)
+        upstream.expect(self._request.method)
         body = self._request.body
         self._outgoing = Outgoing(self._request.method, self._lines, body, self._quiet, self._may_last(may_last))
         self._quiet.start()
@@ -204,7 +210,7 @@ class _Use:
 
     def _may_last(self, may_last: Callable[[], bool]) -> Callable[[], bool]:
         upstream = self._upstream
-        return lambda: upstream.head is not None and upstream.head.keep_alive and may_last()
+        return lambda: upstream.reusable and may_last()
 
     def _explain(self, error: Exception) -> Exception:
         upstream = self._upstream
@@ -227,6 +233,10 @@ class _Use:
             return
         self._timed_out = True
         self._upstream.abort()
+
+
+def _upstream_of(connection: HTTP11ClientProtocol) -> Upstream:
+    return cast(Upstream, connection.transport)
 
 
 def _head_lines(request: PlainRequest, target: bytes, fields: Sequence[Pair], backend: Backend) -> list[bytes]:

@@ -19,9 +19,6 @@ from wsrouter.wire.forwarding import ClientFacts, Pair, Template, compile_templa
 from wsrouter.wire.head import RequestHead
 from wsrouter.wire.target import Target
 
-#: Retry-After of a 503, in seconds.
-RETRY_AFTER = (b"Retry-After", b"1")
-
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -7,6 +7,10 @@ around it, because its own counterparts do not serve a proxy:
   (``Agent`` parses a URI and puts it together again), and an answer may come while the body is still being sent.
 - ``Upstream`` sits between connection and protocol. It holds an answer's head back until it is whole and parses it
   strictly, drops interim answers, and lets nothing of a malformed answer or of a 101 through.
+
+A kept connection serves one client after another, so a byte that a backend sends behind the end of an answer would be
+the beginning of a stranger's answer. ``Upstream`` therefore reads along where each answer ends. A connection is kept
+only while nothing has come behind that end, and it is used again only if nothing lies unread.
 """
 
 from __future__ import annotations
@@ -25,10 +29,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IClientRequest
 from zope.interface import implementer
 
-from wsrouter.errors import BackendError
+from wsrouter.errors import BackendError, HttpError
 from wsrouter.layer7.intake import RequestBody
 from wsrouter.layer7.quiet import Quiet
 from wsrouter.layer7.request import PlainRequest
+from wsrouter.relay.leg import Leg
+from wsrouter.wire.body import Body, ChunkedBody, LengthBody
 from wsrouter.wire.head import ResponseHead, cut_response, parse_response
 
 
@@ -46,18 +52,43 @@ class Upstream(ProtocolWrapper):
     #: Why the connection ended, if not in order.
     broken: Failure | None = None
     _waiting: bytearray | None = None
+    _to_head = False
+    #: Reads the answer's body; None where its end, if it has one but the connection's, cannot be told.
+    _body: Body | None = None
+    _surplus = False
 
-    def expect(self) -> None:
+    def expect(self, method: bytes) -> None:
         """A request follows: the next bytes are its answer's head."""
         self.uses += 1
         self.head = self.fault = None
         self.heard = False
         self._waiting = bytearray()
+        self._to_head = method == b"HEAD"
+        self._body = None
+
+    @property
+    def reusable(self) -> bool:
+        """The answer is whole, nothing has come behind it, and nothing need be feared to come."""
+        head = self.head
+        if head is None or self._body is None or not self._body.done or self._surplus:
+            return False
+        # Some backends send the body all the same, and it may come too late to be seen here.
+        return head.keep_alive and not (self._is_bodiless(head) and (head.chunked or head.content_length))
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request may be sent now. What lies unread is no answer to it; only a ``Leg`` tells of that."""
+        if not self.uses:
+            return True
+        if not self.reusable or self.transport.disconnecting:  # type: ignore[union-attr]
+            return False
+        transport: object = self.transport
+        return not (isinstance(transport, Leg) and transport.has_unread())
 
     def dataReceived(self, data: bytes) -> None:
         self.heard = True
         if self._waiting is None:
-            super().dataReceived(data)  # type: ignore[no-untyped-call]
+            self._follow(data)
             return
         self._waiting += data
         try:
@@ -68,7 +99,37 @@ class Upstream(ProtocolWrapper):
             return
         if answer is not None:
             self._waiting = None
+            # The protocol asks whether the connection is reusable before it returns.
             super().dataReceived(answer)  # type: ignore[no-untyped-call]
+
+    def _follow(self, data: bytes) -> None:
+        """Pass on more of an answer; what belongs to none ends the connection."""
+        if self.head is None or (self._body is not None and self._body.done):
+            self._surplus = True
+            self.abort()
+            return
+        self._read_along(data)
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+    def _read_along(self, data: bytes) -> None:
+        if self._body is not None:
+            try:
+                _, rest = self._body.feed(data)
+            except HttpError:
+                self._body = None  # the protocol may see an end all the same, but not a certain one
+            else:
+                self._surplus = bool(rest)
+
+    def _is_bodiless(self, head: ResponseHead) -> bool:
+        """Whether the answer ends with its head, whatever that says (RFC 9112 6.3)."""
+        return self._to_head or head.status in (204, 304)
+
+    def _body_of(self, head: ResponseHead) -> Body | None:
+        if self._is_bodiless(head):
+            return LengthBody(0)
+        if head.chunked:
+            return ChunkedBody()
+        return None if head.content_length is None else LengthBody(head.content_length)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not isinstance(reason.value, ConnectionDone):
@@ -87,6 +148,8 @@ class Upstream(ProtocolWrapper):
                 raise BackendError(502, "the backend switched protocols, which nobody asked for")
             if head.status >= 200:
                 self.head = head
+                self._body = self._body_of(head)
+                self._read_along(bytes(waiting[end:]))
                 return bytes(waiting)
             del waiting[:end]
         return None

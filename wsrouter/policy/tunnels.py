@@ -58,14 +58,6 @@ class TunnelTable:
                 return rule.tunnel
         return None
 
-    def has_rules(self, listener: str) -> bool:
-        """Tell whether any rule could take a connection of this listener."""
-        return any(self._listeners.get(listener, self._elsewhere).values())
-
-    def wants_silence(self, listener: str) -> bool:
-        """Tell whether a connection on which nothing comes before the deadline has a rule."""
-        return bool(self._listeners.get(listener, self._elsewhere)[Match.SILENCE])
-
 
 def _by_kind(tunnels: list[Tunnel]) -> dict[Match, tuple[_Rule, ...]]:
     rules = [_Rule(tunnel) for tunnel in tunnels]

@@ -208,6 +208,19 @@ class Leg(SocketFacts):
         """Whether what the peer sends, and its end, will be noticed."""
         return self._reading
 
+    def has_unread(self) -> bool:
+        """Whether something of the peer's waits to be read: bytes, or the end.
+
+        Bytes and a FIN stay there for the reader. An error does not: the kernel tells it once.
+        """
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # an end, too
+        return True
+
     @property
     def disconnecting(self) -> bool:
         """Twisted's protocols look at this."""

@@ -45,7 +45,18 @@ def reason_of(error: Exception) -> str:
 class TlsLeg(Leg):
     """A connection with TLS. Made on a connected socket; ``handshake`` comes first, then ``attach`` or ``couple``."""
 
-    __slots__ = ("_buffered", "_done", "_failed", "_incoming", "_outgoing", "_outward", "_owed", "_plain_read", "tls")
+    __slots__ = (
+        "_begun",
+        "_buffered",
+        "_done",
+        "_failed",
+        "_incoming",
+        "_outgoing",
+        "_outward",
+        "_owed",
+        "_plain_read",
+        "tls",
+    )
 
     def __init__(
         self,
@@ -67,6 +78,8 @@ class TlsLeg(Leg):
         super().__init__(relay, sock, peername)
         self._plain_read = self.tls.read
         self._buffered = False
+        #: OpenSSL was given more than made up the last plaintext: perhaps the beginning of a record.
+        self._begun = False
         #: Bytes of OpenSSL's own that wait behind other pending ones.
         self._owed = 0
         self._done: Callable[[], None] | None = None
@@ -175,6 +188,7 @@ class TlsLeg(Leg):
             size = self._plain_read(BUFFER_SIZE, buffer)
         except ssl.SSLWantReadError:
             self._buffered = False
+            self._begun = True
             if self._outgoing.pending:
                 self._flush_outgoing()
             raise BlockingIOError from None
@@ -186,6 +200,7 @@ class TlsLeg(Leg):
             self._flush_outgoing()  # the alert
             raise
         self._buffered = self._incoming.pending > 0 or self.tls.pending() > 0
+        self._begun = False
         if self._outgoing.pending:
             self._flush_outgoing()
         return size  # type: ignore[return-value]
@@ -215,6 +230,10 @@ class TlsLeg(Leg):
             protocol.dataReceived(bytes(VIEW[:count]))
             if not self._buffered:
                 return
+
+    def has_unread(self) -> bool:
+        """See Leg.has_unread; a message of TLS's own, such as a session ticket, may count as well."""
+        return self._buffered or self._begun or super().has_unread()
 
     def resumeProducing(self) -> None:
         """Read on; what OpenSSL holds comes first, and raises no event of its own."""

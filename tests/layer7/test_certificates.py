@@ -12,7 +12,7 @@ import trustme
 
 from wsrouter.config.values import Certificate, ClientAuth, Listener
 from wsrouter.errors import ConfigError
-from wsrouter.layer7.termination import CertificateStore, Choice, client_subject
+from wsrouter.layer7.certificates import CertificateStore, Choice, client_subject
 
 CA = trustme.CA()
 CLIENTS = trustme.CA()
