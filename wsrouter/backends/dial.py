@@ -83,13 +83,15 @@ class Dial:
         self._failed: Failed | None = failed
         self._leg: TlsLeg | None = None
         self._share = timeout / len(addresses)
-        self._deadline: Deadline | None = relay.deadlines.after(self._share, self._expired)
+        self._deadline: Deadline | None = None
         self._socket: socket.socket | None = None
         self.fd = -1
         self._watched = 0
         number = self._connect()
         if number:
             relay.later(lambda: self._refused(number))
+        elif self._watched or tls is not None:
+            self._deadline = relay.deadlines.after(self._share, self._expired)
 
     def _connect(self) -> int:
         """Begin to connect to the present address; returns an error number, 0 for none yet."""

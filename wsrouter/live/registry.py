@@ -177,6 +177,8 @@ class Registry:
         self._tell(lambda observer: observer.refused(refusal))
 
     def _tell(self, call: Callable[[Observer], None]) -> None:
+        if not self.observers:
+            return
         # What an observer does wrong must harm neither a session nor the next one. A copy: one may leave meanwhile.
         for observer in tuple(self.observers):
             try:

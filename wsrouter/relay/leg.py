@@ -17,6 +17,7 @@ slow reader would wake the loop without end.
 from __future__ import annotations
 
 import enum
+import functools
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -228,7 +229,7 @@ class Leg(SocketFacts):
 
     def write(self, data: bytes) -> None:
         """Send ``data`` now, or keep it until the kernel takes it. Ignored once the leg is closing."""
-        if data and self._takes_bytes():
+        if data and ((self._state is OPEN and not self._fin) or self._takes_bytes()):
             self._push(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -282,7 +283,11 @@ class Leg(SocketFacts):
         """Read on."""
         if not self._reading and not self.eof and self._state is OPEN:
             self._reading = True
-            self._watch_wishes()
+            if self._mask or self._producer is not None:
+                self._watch_wishes()
+            else:
+                self._mask = EPOLLIN
+                self.relay.watch(self.fd, EPOLLIN)
 
     def stopProducing(self) -> None:
         """Nobody wants this leg's bytes any more."""
@@ -467,7 +472,9 @@ class Leg(SocketFacts):
             return
         self._state = CLOSED
         self._reading = False
-        self._watch(0)
+        if self._mask:
+            self._mask = 0
+            self.relay.unwatch(self.fd)
         self.relay.remove(self.fd)
         if self.home is not None:
             self.home.left()
@@ -484,7 +491,7 @@ class Leg(SocketFacts):
         producer, self._producer = self._producer, None
         if producer is not None:
             self.relay.later(producer.stopProducing)
-        self.relay.later(lambda: self._tell_lost(error))
+        self.relay.later(functools.partial(self._tell_lost, error))
 
     def _tell_lost(self, error: Exception | None) -> None:
         coupling, self.coupling = self.coupling, None

@@ -13,6 +13,7 @@ behind a value in place: they are taken off here.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -188,6 +189,12 @@ def parse_response(head: bytes) -> ResponseHead:
 def tokens(values: Sequence[bytes]) -> tuple[bytes, ...]:
     """The members of a comma-separated field in lower case, empty ones left out (RFC 9110 5.6.1)."""
     joined = b",".join(values)
+    # What clients send here is of a few kinds; a long one is not worth keeping.
+    return _split(joined) if len(joined) <= 64 else _split.__wrapped__(joined)
+
+
+@functools.lru_cache(maxsize=256)
+def _split(joined: bytes) -> tuple[bytes, ...]:
     if b"," not in joined:
         return (joined.lower(),) if joined else ()
     return tuple([member for part in joined.lower().split(b",") if (member := part.strip(b" \t"))])
