@@ -8,6 +8,7 @@ in the process that serves.
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import signal
 import sys
@@ -47,6 +48,8 @@ from wsrouter.relay.loop import Relay
 #: How long the first look-ups of backends' names may hold up the start, in seconds.
 FIRST_LOOKUPS = 3.0
 
+#: How long after the last session a signal is ignored, in seconds; then it ends the process as it is.
+LAST_PATIENCE = 3.0
 #: Descriptors that are not for connections: the log, files being served, look-ups, the process's own.
 RESERVED = 48
 
@@ -84,7 +87,8 @@ class RouterService(Service):
         self._access_log: AccessLog | None = None
         self._drain: Drain | None = None
         self._bound = False
-        self._signals_taken = False
+        #: When the reactor was told to stop, on its own clock.
+        self._stopping: float | None = None
         #: What can be served but is hardly meant, one line each: certificates out of their term and the like.
         self.warnings: list[str] = []
         #: Runs while the first look-ups hold up accepting.
@@ -286,9 +290,13 @@ class RouterService(Service):
         """
 
         def received(number: int, frame: FrameType | None) -> None:
-            self.reactor.callFromThread(self.shut_down, signal.Signals(number).name)
+            if self._stopping is None:
+                self.reactor.callFromThread(self.shut_down, signal.Signals(number).name)
+            elif self.reactor.seconds() - self._stopping > LAST_PATIENCE:
+                # The reactor is deaf by now, and stopping may take long: a look-up in a thread cannot be cut off.
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
 
-        self._signals_taken = True
         signal.signal(signal.SIGTERM, received)
         signal.signal(signal.SIGINT, received)
         signal.signal(signal.SIGHUP, self._cannot_reload)
@@ -301,10 +309,7 @@ class RouterService(Service):
         )
 
     def _stop_reactor(self) -> None:
-        if self._signals_taken:
-            # From here on nothing would hear them, and stopping may take long: a look-up in a thread cannot be cut off.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self._stopping = self.reactor.seconds()
         self.reactor.stop()
 
     def shut_down(self, why: str) -> None:

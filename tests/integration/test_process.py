@@ -592,3 +592,11 @@ def test_a_hangup_signal_changes_nothing(serving, open_session_with, frame) -> N
     assert peer.recv_frame().payload == b"still here"
     client.close()
     peer.close()
+
+
+def test_two_signals_at_once_end_an_idle_router_in_order(serving) -> None:
+    router, _ = serving()
+    router.signal(signal.SIGINT)
+    router.signal(signal.SIGTERM)
+    assert router.status() == 0
+    router.wait_for("Server Shut Down")
