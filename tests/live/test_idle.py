@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from twisted.internet.task import Clock
 
-from wsrouter.live.idle import SAMPLES, IdleSweeper
+from wsrouter.live.idle import IdleSweeper
+from wsrouter.policy.idle import SAMPLES
 
 
 class Thing:

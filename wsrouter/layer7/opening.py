@@ -267,26 +267,24 @@ class Opening(TwistedProtocol):
             self._break_off()
 
     def _finish(self) -> None:
-        opener, self._opener = self._opener, None
         self._client.unregisterProducer()
-        self._drop()
-        assert opener is not None
-        opener.answered()
+        self._let_go().answered()
 
     def _break_off(self) -> None:
-        opener, self._opener = self._opener, None
         self._client.unregisterProducer()
-        self._drop()
-        assert opener is not None
-        opener.cut()
+        self._let_go().cut()
 
     # The end.
 
     def _give_up(self, error: BackendError) -> None:
+        self._let_go().refused(error)
+
+    def _let_go(self) -> Opener:
+        """Be done with the backend; the opener is told once, by the caller."""
         opener, self._opener = self._opener, None
         self._drop()
         assert opener is not None
-        opener.refused(error)
+        return opener
 
     def _drop(self) -> None:
         self._stop_waiting()

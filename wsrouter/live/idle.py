@@ -11,10 +11,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from wsrouter.policy.idle import IdleWatch
-
-#: Samples within one timeout: an idle thing ends at most an eighth of its timeout late.
-SAMPLES = 8
+from wsrouter.policy.idle import SAMPLES, IdleWatch
 
 _log = Logger()
 

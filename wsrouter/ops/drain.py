@@ -20,8 +20,8 @@ _log = Logger()
 class Drain:
     """Ends all sessions with Close 1001 and waits up to ``limit`` seconds; then ``done`` is called, once.
 
-    ``connections`` tells how many client connections there still are at HTTP. What is left at the limit is for the
-    caller to cut.
+    ``connections`` tells how many client connections there still are, whatever they do. What is left at the
+    limit is for the caller to cut.
     """
 
     def __init__(
