@@ -415,7 +415,8 @@ def test_a_refusal_that_breaks_off_never_looks_whole(start, ask, backend, answer
     peer = server.accept()
     peer.recv_head()
     peer.send(answer)
-    peer.finish()
+    if b"nonsense" not in answer:  # that one the router itself breaks off
+        peer.finish()
     told = client.recv_all()
     assert client.was_reset
     assert not told.endswith(b"0\r\n\r\n")

@@ -19,11 +19,12 @@ SIZE_LINE_LIMIT = 1024
 TRAILER_LIMIT = 8 * 1024
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
-_SPACE = rb"[ \t]*+"
-_EXTENSION = rb"%b;%b%b(?:%b=%b(?:%b|%b))?+" % (_SPACE, _SPACE, _TOKEN, _SPACE, _SPACE, _TOKEN, _QUOTED)
-# Neither matches a control character inside a line. The quantifiers are possessive: a long line costs no more.
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*+\r\n" % _EXTENSION)
+_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_SPACE = rb"[ \t]*"
+_EXTENSION = rb"%b;%b%b(?:%b=%b(?:%b|%b))?" % (_SPACE, _SPACE, _TOKEN, _SPACE, _SPACE, _TOKEN, _QUOTED)
+# No control character matches inside a line, and no two ways lead through one, so a long line costs no more. Possessive
+# quantifiers stand behind single characters only: around a group, CPython before 3.11.5 matches too much (gh-106052).
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*\r\n" % _EXTENSION)
 _TRAILER_LINE = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN)
 
 
