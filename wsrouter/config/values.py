@@ -10,7 +10,12 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import TypeAlias
+
+#: Of addresses that are believed, let in or turned away; a single address is a network of one.
+Network: TypeAlias = IPv4Network | IPv6Network
 
 
 class Plain(enum.Enum):
@@ -61,6 +66,57 @@ class Log(enum.Enum):
     JSON = "json"
 
 
+class Balance(enum.Enum):
+    """How a pool chooses a backend."""
+
+    ROUND_ROBIN = "round-robin"
+    LEAST_SESSIONS = "least-sessions"
+    RANDOM_TWO = "random-two"
+    FIRST = "first"
+    HASH = "hash"
+
+
+class KeySource(enum.Enum):
+    """What ``balance = hash`` looks at."""
+
+    CLIENT_IP = "client-ip"
+    PATH = "path"
+    HEADER = "header"
+    COOKIE = "cookie"
+    QUERY = "query"
+    SNI = "sni"
+
+
+class CheckKind(enum.Enum):
+    """How a backend is probed."""
+
+    TCP = "tcp"
+    HTTP = "http"
+    WEBSOCKET = "websocket"
+
+
+class OnDown(enum.Enum):
+    """What becomes of the live sessions of a backend that goes down or is removed."""
+
+    KEEP = "keep"
+    CLOSE = "close"
+
+
+class SameSite(enum.Enum):
+    """The SameSite attribute of a cookie (RFC 6265bis 5.5)."""
+
+    STRICT = "Strict"
+    LAX = "Lax"
+    NONE = "None"
+
+
+class SendProxy(enum.Enum):
+    """The PROXY header that opens each connection to a backend."""
+
+    V1 = "v1"
+    V2 = "v2"
+
+
 #: The placeholders that ``set_header`` and ``redirect`` may use, in braces.
 TEMPLATE_FIELDS = (
     "client_ip",
@@ -78,10 +134,24 @@ TEMPLATE_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """``50/s burst=100``: a token bucket that holds ``burst`` and gains ``per_second``."""
+
+    per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
 class Router:
     """``[router]``."""
 
     drain: float = 30.0
+    drain_delay: float = 0.0
+    drain_spread: float = 5.0
+    #: None: no such path.
+    drain_path: str | None = None
+    #: The close code of a drain: 1001 (going away) or 1012 (service restart).
+    drain_code: int = 1001
     log: Log = Log.TEXT
     #: A file, ``"-"`` for the log stream, or None for off.
     access_log: Path | str | None = "-"
@@ -110,6 +180,16 @@ class Listener:
     #: Names for which throwaway certificates are made at start.
     demo_certificates: tuple[str, ...] = ()
     max_connections: int | None = None
+    #: A PROXY header (v1 or v2) must open each connection; only from ``trusted``.
+    proxy_protocol: bool = False
+    #: Whose PROXY headers and X-Forwarded fields are believed.
+    trusted: tuple[Network, ...] = ()
+    #: Only these clients, when there are any; never those of ``deny``.
+    allow: tuple[Network, ...] = ()
+    deny: tuple[Network, ...] = ()
+    max_connections_per_ip: int | None = None
+    connections_per_ip: Rate | None = None
+    handshakes_per_ip: Rate | None = None
     line: int = 0
 
 
@@ -137,6 +217,8 @@ class Tunnel:
     #: Listener names; empty for all.
     listeners: tuple[str, ...] = ()
     idle_timeout: float | None = 3600.0
+    allow: tuple[Network, ...] = ()
+    deny: tuple[Network, ...] = ()
     line: int = 0
 
 
@@ -181,6 +263,8 @@ class Route:
     strip_prefix: bool = False
     idle_timeout: float | None = 3600.0
     close_timeout: float = 5.0
+    allow: tuple[Network, ...] = ()
+    deny: tuple[Network, ...] = ()
     line: int = 0
 
 
@@ -223,6 +307,51 @@ class BackendTls:
 
 
 @dataclass(frozen=True, slots=True)
+class BalanceKey:
+    """What ``balance = hash`` looks at; ``name`` is that of a header (lower case), cookie or query parameter."""
+
+    source: KeySource
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sticky:
+    """``sticky = cookie NAME ...``."""
+
+    cookie: str
+    #: Signs the cookie; None: it is opaque, but a client could make up the one of another backend.
+    secret: bytes | None = None
+    same_site: SameSite = SameSite.LAX
+    #: None: Secure on connections with TLS.
+    secure: bool | None = None
+    #: Seconds; None: until the browser ends.
+    max_age: int | None = None
+    path: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """``check = ...`` and its ``check_`` options."""
+
+    kind: CheckKind
+    #: The request target (path and query), for HTTP and WEBSOCKET.
+    path: str = "/"
+    #: The Host that is sent; None: the backend's own.
+    host: str | None = None
+    subprotocol: str | None = None
+    #: Pairs of first and last status that pass, for HTTP.
+    statuses: tuple[tuple[int, int], ...] = ((200, 399),)
+    interval: float = 5.0
+    timeout: float = 2.0
+    rise: int = 2
+    fall: int = 3
+    #: None: each backend's own port.
+    port: int | None = None
+    #: What the probe's own connection speaks; the pool's unless ``check_tls`` says otherwise.
+    tls: BackendTls | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """``[pool NAME]``."""
 
@@ -231,7 +360,25 @@ class Pool:
     connect_timeout: float = 2.0
     handshake_timeout: float = 10.0
     retries: int = 2
+    #: The time within which a further backend may be tried, in seconds, from the first attempt on.
+    retry_time: float = 10.0
     tls: BackendTls | None = None
+    balance: Balance = Balance.ROUND_ROBIN
+    #: For ``Balance.HASH``.
+    key: BalanceKey | None = None
+    sticky: Sticky | None = None
+    #: Passive: so many failures within ``failure_time`` take a backend out; 0: never.
+    max_failures: int = 3
+    failure_time: float = 10.0
+    check: Check | None = None
+    on_down: OnDown = OnDown.KEEP
+    #: Over how long the Close frames of ``OnDown.CLOSE`` are spread, in seconds.
+    down_spread: float = 5.0
+    slow_start: float | None = None
+    #: How many clients may wait while every backend is full, and for how long.
+    queue: int = 0
+    queue_timeout: float = 5.0
+    send_proxy: SendProxy | None = None
     line: int = 0
 
 
