@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from socket import SocketType
 from typing import NamedTuple
 
 from twisted.python.failure import Failure
@@ -18,6 +19,8 @@ from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import EPOLLOUT, Relay
 from wsrouter.relay.tls import TlsLeg
+
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 Connected = Callable[[Leg], None]
 Failed = Callable[[DialError], None]
@@ -84,7 +87,7 @@ class Dial:
         self._leg: TlsLeg | None = None
         self._share = timeout / len(addresses)
         self._deadline: Deadline | None = None
-        self._socket: socket.socket | None = None
+        self._socket: SocketType | None = None
         self.fd = -1
         self._watched = 0
         number = self._connect()
@@ -97,10 +100,12 @@ class Dial:
         """Begin to connect to the present address; returns an error number, 0 for none yet."""
         address = self._address
         try:
-            self._socket = sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            set_keepalive(sock, address.family, self._keepalive)
+            self._socket = sock = SocketType(address.family, _STREAM)
+            near = address.is_near()
+            # Who is on this machine cannot vanish without its kernel saying so: there is nothing to probe for.
+            set_keepalive(sock, address.family, None if near else self._keepalive)
             number = sock.connect_ex(address.sockaddr)
-            if number == errno.EINPROGRESS and address.is_near():
+            if number == errno.EINPROGRESS and near:
                 # On the loopback interface the handshake is over when connect returns, whatever it says.
                 sock.getpeername()
                 number = 0

@@ -33,6 +33,10 @@ from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker
 
 
+#: How long a backend that has sent and got its Close may take to close TCP, in seconds.
+LAST_PATIENCE = 1.0
+
+
 class RelaySession:
     """One session, from the verified 101 to its end. ``run`` couples the legs."""
 
@@ -137,13 +141,15 @@ class RelaySession:
     def source_ended(self, pump: FramePump) -> None:
         """A FIN: fine behind a Close, else its peer has vanished."""
         if pump.walker.close is not None and pump.source not in self._told:
-            return  # it may still read the answer to its Close
+            if self._is_answered():
+                pump.source.close()
+            return  # else it may still read the answer to its Close
         self._gone(pump.source, "closed the connection without a Close frame")
         pump.source.loseConnection()
 
     def leg_lost(self, leg: Leg, error: Exception | None) -> None:
         """A connection is gone."""
-        if self._up.walker.close is None or self._down.walker.close is None:
+        if not self._is_answered():
             self._gone(leg, "vanished" if error is None else reason_of(error))
         if leg is self._client:
             self._client = None
@@ -159,11 +165,28 @@ class RelaySession:
         if self._end is None:
             self._end = End(self._who(pump.source), close[0], close[1])
             self._wait_for_answer()
-        if self._up.walker.close is not None and self._down.walker.close is not None:
+        if self._is_answered():
             # Both have had their last word (RFC 6455 5.5.1): nothing is left to linger for.
-            for leg in (self._client, self._server):
-                if leg is not None:
-                    leg.close()
+            if self._client is not None:
+                self._client.close()
+            if self._server is not None:
+                self._leave_backend(self._server)
+
+    def _leave_backend(self, leg: Leg) -> None:
+        """Let the backend close first, being the server (RFC 6455 7.1.1), but not wait for it long.
+
+        Who closes first keeps the connection's port busy for a minute, and the ports towards a backend are few.
+        """
+        if leg.eof:
+            leg.close()
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._relay.deadlines.after(min(LAST_PATIENCE, self._route.close_timeout), self._late)
+
+    def _is_answered(self) -> bool:
+        """Whether both peers have sent their Close frame."""
+        return self._up.walker.close is not None and self._down.walker.close is not None
 
     def _violated(self, pump: FramePump) -> None:
         violation = pump.walker.violation

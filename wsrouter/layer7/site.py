@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
@@ -20,8 +20,7 @@ from wsrouter.wire.head import RequestHead
 from wsrouter.wire.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request with all that was made of it: what routes, templates and backends need."""
 
     connection: Connection

@@ -56,8 +56,7 @@ class Facts(NamedTuple):
     tried: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """What has passed so far.
 
     ``in`` is from the client. Messages are None for tunnels. Bytes are those of the wire, inside TLS.
@@ -69,8 +68,7 @@ class Counts:
     messages_out: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How it ended: who began it, the close code (RFC 6455 7.4; None for tunnels) and the reason in words."""
 
     who: Who

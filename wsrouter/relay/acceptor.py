@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from socket import SOCK_STREAM, SocketType
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,7 +32,7 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _log = Logger()
 
 
-def set_keepalive(sock: socket.socket, family: int, seconds: float | None) -> None:
+def set_keepalive(sock: SocketType, family: int, seconds: float | None) -> None:
     """Set what every TCP leg has: no delay, and keep-alive probes that find a dead peer in about twice ``seconds``.
 
     TCP_USER_TIMEOUT covers what probes do not: data sent to a peer that no longer acknowledges it (RFC 5482).
@@ -55,6 +56,7 @@ class Acceptor:
 
     __slots__ = (
         "_accepted",
+        "_family",
         "_label",
         "_limit",
         "_paused_at",
@@ -84,9 +86,10 @@ class Acceptor:
         self._paused_at = -SAY
         self._said = False
         self.relay = relay
-        self.socket = socket.socket(fileno=os.dup(fd))
+        self.socket = SocketType(fileno=os.dup(fd))
         self.socket.setblocking(False)
-        set_keepalive(self.socket, self.socket.family, keepalive)
+        self._family = self.socket.family
+        set_keepalive(self.socket, self._family, keepalive)
         self.fd = self.socket.fileno()
         self._label = label
         self._accepted = accepted
@@ -98,13 +101,15 @@ class Acceptor:
 
     def read(self) -> None:
         """Connections wait."""
-        accept = self.socket.accept
+        # What ``accept`` of the wrapper calls; see ``SocketFacts.socket``.
+        accept = self.socket._accept  # type: ignore[attr-defined]
+        family = self._family
         for _ in range(BATCH):
             if self._full():
                 self.pause("the limit of connections is reached")
                 return
             try:
-                sock, peername = accept()
+                fd, peername = accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -112,6 +117,7 @@ class Acceptor:
                     self.pause(os.strerror(error.errno or 0).lower())
                     return
                 continue  # that one connection was gone before it was accepted (accept(2), "Error handling")
+            sock = SocketType(family, SOCK_STREAM, 0, fd)
             sock.setblocking(False)
             leg = Leg(self.relay, sock, peername)
             leg.home = self

@@ -21,6 +21,7 @@ import functools
 import socket
 import struct
 from collections.abc import Callable, Iterable
+from socket import SocketType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -112,7 +113,7 @@ class Leg(SocketFacts):
         "relay",
     )
 
-    def __init__(self, relay: Relay, sock: socket.socket, peername: object, watched: int = 0) -> None:
+    def __init__(self, relay: Relay, sock: SocketType, peername: object, watched: int = 0) -> None:
         self.relay = relay
         self.socket = sock
         self.fd = sock.fileno()
@@ -159,7 +160,7 @@ class Leg(SocketFacts):
         if self._producer is not None:
             self.unregisterProducer()
 
-    def release(self) -> socket.socket:
+    def release(self) -> SocketType:
         """Give up the socket, unclosed, to another leg that takes this one's place on the relay."""
         self._watch(0)
         self.relay.remove(self.fd)

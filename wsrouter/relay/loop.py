@@ -18,8 +18,8 @@ Three rules keep this safe:
 from __future__ import annotations
 
 import select
-import socket
 from collections.abc import Callable
+from socket import SocketType
 from typing import Protocol, cast
 
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
@@ -81,7 +81,7 @@ class Relay:
         self._in_batch = False
         self._queue: list[Callable[[], None]] = []
         self._soon: list[Callable[[], None]] = []
-        self._graveyard: list[socket.socket] = []
+        self._graveyard: list[SocketType] = []
         self._wake: IDelayedCall | None = None
 
     def start(self) -> None:
@@ -135,7 +135,7 @@ class Relay:
         assert self._epoll is not None
         self._epoll.unregister(fd)
 
-    def bury(self, sock: socket.socket) -> None:
+    def bury(self, sock: SocketType) -> None:
         """Close a socket at the end of the batch."""
         self._graveyard.append(sock)
         if not self._in_batch:

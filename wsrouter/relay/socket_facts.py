@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from socket import socket as Socket
+from socket import SocketType
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -24,7 +24,8 @@ class SocketFacts:
 
     __slots__ = ("peername", "socket")
 
-    socket: Socket
+    #: The C type that ``socket.socket`` is made of: half as dear to make, and nothing of the wrapper is needed here.
+    socket: SocketType
     #: The peer's socket address.
     peername: object
 

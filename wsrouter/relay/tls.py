@@ -9,9 +9,9 @@ TLS has no half-close here: the end of writing is a close_notify and the end of 
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Callable
+from socket import SocketType
 from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
@@ -61,7 +61,7 @@ class TlsLeg(Leg):
     def __init__(
         self,
         relay: Relay,
-        sock: socket.socket,
+        sock: SocketType,
         peername: object,
         context: ssl.SSLContext,
         *,

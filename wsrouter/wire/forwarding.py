@@ -15,7 +15,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from wsrouter.wire.head import Field, RequestHead, ResponseHead, tokens
 from wsrouter.wire.opening import Accepted, Upgrade
@@ -39,8 +39,7 @@ _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}|[{}]")
 _CONTROLS = dict.fromkeys([*range(9), *range(10, 32), 127])
 
 
-@dataclass(frozen=True, slots=True)
-class ClientFacts:
+class ClientFacts(NamedTuple):
     """What the router knows of a client and tells backends."""
 
     #: The address as text; empty for a client without one (a unix socket).

@@ -16,8 +16,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import httptools
 
@@ -41,21 +40,51 @@ _LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r[^\n]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What requests and responses share; names are asked for in lower case."""
-
+class _Request(NamedTuple):
     #: HTTP/1.minor: 0 or 1.
     minor: int
     #: Every field line in the order it came.
     fields: tuple[Field, ...]
     #: The values of each name in the order they came; not to be changed.
-    values: dict[bytes, list[bytes]] = field(repr=False)
+    values: dict[bytes, list[bytes]]
     #: The tokens of Connection in lower case.
     connection: tuple[bytes, ...]
     content_length: int | None
     #: The body comes in the chunked coding.
     chunked: bool
+    method: str
+    #: The request target as it came; ``parse_target`` reads it.
+    target: bytes
+    #: The authority of an absolute-form target, else the Host field, as it came; empty only on HTTP/1.0.
+    host: str
+    #: The tokens of Upgrade in lower case; empty unless Connection names upgrade on HTTP/1.1 (RFC 9110 7.8).
+    upgrades: tuple[bytes, ...]
+
+
+class _Response(NamedTuple):
+    # The first six as in a request.
+    minor: int
+    fields: tuple[Field, ...]
+    values: dict[bytes, list[bytes]]
+    connection: tuple[bytes, ...]
+    content_length: int | None
+    chunked: bool
+    status: int
+    #: The reason phrase as it came, perhaps empty.
+    reason: bytes
+
+
+class Head:
+    """What requests and responses offer alike; names are asked for in lower case.
+
+    Heads are made for every session, and named tuples are made in a quarter of a frozen dataclass's time.
+    """
+
+    __slots__ = ()
+
+    minor: int
+    values: dict[bytes, list[bytes]]
+    connection: tuple[bytes, ...]
 
     def all(self, name: bytes) -> list[bytes]:
         """Every value of a field; empty where it is absent."""
@@ -74,17 +103,10 @@ class Head:
         return self.minor == 1 or b"keep-alive" in self.connection
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead(Head):
+class RequestHead(_Request, Head):
     """One request's head."""
 
-    method: str
-    #: The request target as it came; ``parse_target`` reads it.
-    target: bytes
-    #: The authority of an absolute-form target, else the Host field, as it came; empty only on HTTP/1.0.
-    host: str
-    #: The tokens of Upgrade in lower case; empty unless Connection names upgrade on HTTP/1.1 (RFC 9110 7.8).
-    upgrades: tuple[bytes, ...]
+    __slots__ = ()
 
     @property
     def expects_continue(self) -> bool:
@@ -92,13 +114,10 @@ class RequestHead(Head):
         return self.minor == 1 and any(value.lower() == b"100-continue" for value in self.all(b"expect"))
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead(Head):
+class ResponseHead(_Response, Head):
     """One response's head."""
 
-    status: int
-    #: The reason phrase as it came, perhaps empty.
-    reason: bytes
+    __slots__ = ()
 
 
 def cut_head(data: bytes | bytearray, start: int = 0) -> int | None:

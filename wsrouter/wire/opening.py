@@ -11,8 +11,7 @@ import binascii
 import functools
 import hashlib
 import re
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from wsrouter.errors import BackendError, HttpError
 from wsrouter.wire.head import RequestHead, ResponseHead
@@ -47,8 +46,7 @@ _ASK_FOR_13 = (
 _Parameters: TypeAlias = dict[bytes, bytes | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Upgrade:
+class Upgrade(NamedTuple):
     """What a client's opening handshake asks for."""
 
     key: bytes
@@ -58,8 +56,7 @@ class Upgrade:
     extensions: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """What a backend's verified 101 has granted."""
 
     subprotocol: str | None

@@ -7,7 +7,7 @@ So a target is brought into one form first. Most are in that form already: one r
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wsrouter.errors import HttpError
 
@@ -26,8 +26,7 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _ALLOW = ((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A request target in its one form."""
 
     #: ASCII, begins with ``/``; or ``*`` for a request about the server as a whole.
