@@ -23,6 +23,8 @@ One INI file, read once. Every fault in it is reported at once, each with its li
 - A line that is indented deeper than its option continues the value.
 - `#` and `;` begin a comment at the start of a line or after a blank.
 - Durations: `500ms`, `5s`, `2m`, `1h`. Sizes: `512`, `16k`, `1m`, `1g` (bytes, powers of 1024). Truth: `yes`, `no`.
+- Rates: `50/s`, `300/m`, `1000/h`, with `burst=N` behind for how many may come at once; absent: the number itself.
+- Networks: `10.0.0.0/8`, `2001:db8::/32`; a single address is a network of one.
 - Lists: one value per line, or separated by commas; paths and headers by line only.
 - Relative paths begin at the folder of the configuration file.
 - Host names may be written in Unicode.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wsrouter.config.files import static_folder
 from wsrouter.config.hosts import route_host
 from wsrouter.config.options import Kind, Later, Option
-from wsrouter.config.readers import by_value, commas, header_rules, one, one_at, origin_list
+from wsrouter.config.readers import by_value, commas, header_rules, networks, one, one_at, origin_list
 from wsrouter.config.rules import path_rule, redirect, tunnel_match
 from wsrouter.config.scalars import duration, name, or_off, token, yes_no
 from wsrouter.config.values import Accept
@@ -24,6 +24,8 @@ TUNNEL = Kind(
         ),
         Option("pool", one(name), "The pool that takes the connections.", required=True),
         Option("idle_timeout", one(or_off(duration)), "Longest time without a byte either way, or `off`.", "1h"),
+        Option("allow", networks, "Networks whose clients it serves; absent: all. Others are closed."),
+        Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
     ),
 )
 
@@ -80,6 +82,8 @@ ROUTE = Kind(
             "1h",
         ),
         Option("close_timeout", one(duration), "How long a close handshake may take.", "5s"),
+        Option("allow", networks, "Networks whose clients it serves; absent: all. Others get 403."),
+        Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
         Later("session", "How frames are handled.", ("auto", "relay"), ("message",)),
         Later("dispatch", "What the balancer chooses a backend for.", ("session",)),
         Later("max_message", "Largest WebSocket message.", ("off",)),

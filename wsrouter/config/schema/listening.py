@@ -5,8 +5,10 @@ from __future__ import annotations
 from wsrouter.config.endpoint import endpoint
 from wsrouter.config.files import log_target, readable_file
 from wsrouter.config.hosts import certificate_name
+from wsrouter.config.limits import rate
 from wsrouter.config.options import Kind, Later, Option
-from wsrouter.config.readers import by_value, certificate_files, commas, one, one_at
+from wsrouter.config.readers import by_value, certificate_files, commas, networks, one, one_at
+from wsrouter.config.rules import plain_path
 from wsrouter.config.scalars import choice, duration, duration_or_zero, keepalive, number, or_off, size, yes_no
 from wsrouter.config.values import ClientAuth, Log, Plain
 
@@ -15,6 +17,30 @@ ROUTER = Kind(
     "What holds for the whole process. At most one such section.",
     (
         Option("drain", one(duration_or_zero), "Longest polite end on SIGTERM; a second SIGTERM ends at once.", "30s"),
+        Option(
+            "drain_delay",
+            one(duration_or_zero),
+            "How long a drain waits before it begins: connections are still taken while `drain_path` answers 503, so"
+            " that a balancer in front looks away first.",
+            "0s",
+        ),
+        Option(
+            "drain_spread",
+            one(duration_or_zero),
+            "The time over which the Close frames of a drain are spread, never more than `drain`.",
+            "5s",
+        ),
+        Option(
+            "drain_path",
+            one(plain_path),
+            "The path that answers 503 once a drain is asked for, such as `/.wsrouter`; absent: none.",
+        ),
+        Option(
+            "drain_code",
+            one(choice({"1001": 1001, "1012": 1012})),
+            "The close code that a drain gives: `1001` (going away) or `1012` (service restart).",
+            "1001",
+        ),
         Option("log", by_value(Log), "The form of log lines: `text` or `json`.", "text"),
         Option(
             "access_log",
@@ -24,9 +50,6 @@ ROUTER = Kind(
         ),
         Option("log_query", one(yes_no), "Whether logged paths keep their query.", "no"),
         Later("workers", "Processes that share the listeners.", ("1",)),
-        Later("drain_delay", "How long to go on accepting before a drain."),
-        Later("drain_spread", "Over how long the Close frames of a drain are spread."),
-        Later("drain_path", "The path that answers 503 during a drain."),
     ),
     named=False,
 )
@@ -80,10 +103,22 @@ LISTENER = Kind(
         Option(
             "max_connections", one(number(1, 10**9)), "Most connections at a time; absent: what the descriptors allow."
         ),
-        Later("proxy_protocol", "Whether a PROXY header opens each connection.", ("no",)),
-        Later("trusted", "Networks whose PROXY and X-Forwarded headers are believed.", ("",)),
-        Later("max_connections_per_ip", "Most connections of one address.", ("",)),
-        Later("handshakes_per_ip", "Most opening handshakes of one address.", ("",)),
+        Option("max_connections_per_ip", one(number(1, 10**9)), "Most connections of one address at a time."),
+        Option(
+            "connections_per_ip",
+            one(rate),
+            "How often one address may connect: a rate, such as `50/s` or `300/m burst=50`.",
+        ),
+        Option("handshakes_per_ip", one(rate), "How often one address may ask for a session: a rate."),
+        Option(
+            "proxy_protocol",
+            one(choice({"no": False, "require": True})),
+            "`require`: a PROXY header (v1 or v2) of a `trusted` peer opens each connection, and tells the client.",
+            "no",
+        ),
+        Option("trusted", networks, "Networks whose PROXY headers, X-Forwarded-* and Forwarded fields are believed."),
+        Option("allow", networks, "Networks whose clients are let in; absent: all."),
+        Option("deny", networks, "Networks whose clients are turned away, even where `allow` holds them."),
     ),
 )
 
