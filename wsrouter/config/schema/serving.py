@@ -31,8 +31,8 @@ _CHECKS = (
     Option(
         "check_tls",
         one(choice({"pool": "pool", "yes": "yes", "no": "no"})),
-        "Whether probes speak TLS: `pool` (as the pool does; the options below go before its own), `yes` (by the options"
-        " below alone) or `no`.",
+        "Whether probes speak TLS: `pool` (as the pool does; the options below go before its own), `yes` (by the"
+        " options below alone) or `no`.",
         "pool",
     ),
     Option("check_tls_ca", one_at(readable_file), "PEM file of the CAs that a probe trusts."),
