@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -43,6 +44,7 @@ from wsrouter.config.values import (
 )
 from wsrouter.errors import ConfigError
 
+SHIPPED = Path(__file__).parents[2] / "etc" / "router.ini"
 WHOLE = """\
 [router]
 drain = 10s
@@ -436,6 +438,16 @@ def test_a_probe_speaks_the_tls_of_its_pool_or_its_own(folder: Path, options: st
         files = {name: folder / path for name in ("ca", "certificate") if (path := getattr(expected, name))}
         expected = replace(expected, **files)
     assert found == expected
+
+
+def test_every_option_that_the_shipped_file_has_commented_out_can_be_used() -> None:
+    text = re.sub(r"^#(?=\w+ =|\[|   \w)", "", SHIPPED.read_text().partition("\n\n")[2], flags=re.MULTILINE)
+    assert len(text) < len(SHIPPED.read_text())
+    with pytest.raises(ConfigError) as caught:
+        parse(text, SHIPPED)
+    # Its examples of files are not there, and some options wait for others to be changed.
+    harmless = ("no file that exists", "matches no file", "means nothing without", "nothing would ever wait")
+    assert [fault for fault in caught.value.faults if not any(part in fault for part in harmless)] == []
 
 
 def test_a_file_that_cannot_be_read_is_one_fault(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ POOL = Kind(
         Option(
             "backends",
             backend_list,
-            "`HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`, by line or comma, each with any of `weight=N`,"
+            "`HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`, by line or comma, each with any of `weight=N` (0: nothing new),"
             " `max_sessions=N`, `backup` behind it.",
             required=True,
         ),
