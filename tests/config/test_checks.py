@@ -103,14 +103,24 @@ def test_a_route_has_one_target_and_options_that_fit(folder: Path, options: str,
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("tls_verify = no", ["5: [pool app] tls_verify: means nothing without 'tls = yes'"]),
-        ("tls = no\ntls_name = a", ["6: [pool app] tls_name: means nothing without 'tls = yes'"]),
-        ("tls = yes\ntls_name = a\ntls_ca = a.pem\ntls_certificate = b.pem\ntls_verify = no", []),
-        ("tls = maybe\ntls_name = a", ["5: [pool app] tls: unknown value 'maybe' (known: yes, no)"]),
+        (
+            "proxy_protocol = require",
+            ["3: [listener main] proxy_protocol: require without 'trusted' would refuse everyb"],
+        ),
+        ("proxy_protocol = require\ntrusted =", ["3: [listener main] proxy_protocol: require without 'trusted' would"]),
+        ("proxy_protocol = require\ntrusted = ::1", []),
+        ("proxy_protocol = require\ntrusted = x", ["4: [listener main] trusted: 'x' is not a network"]),
+        ("trusted = 10.0.0.0/8", []),
     ],
 )
-def test_tls_options_of_a_pool_need_tls(folder: Path, options: str, expected: list[str]) -> None:
-    assert faults(f"{MAIN}{APP}{options}", folder) == expected
+def test_a_proxy_header_is_required_of_somebody_who_is_trusted(folder: Path, options: str, expected: list[str]) -> None:
+    found = faults(f"{MAIN}{options}", folder)
+    assert [f[: len(e)] for f, e in zip(found, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize("target", ["pool = app", "static = www", "redirect = /x"])
+def test_every_route_may_have_networks(folder: Path, target: str) -> None:
+    assert faults(f"{MAIN}{APP}[route a]\n{target}\nallow = 10.0.0.0/8\ndeny = 10.1.0.0/16", folder) == []
 
 
 def test_a_pool_needs_backends(folder: Path) -> None:

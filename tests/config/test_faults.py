@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsrouter.config.faults import Faults, nearest, quoted
+from wsrouter.config.faults import Faults, misspelt, nearest, quoted
 from wsrouter.errors import ConfigError
 
 
@@ -47,3 +47,8 @@ def test_long_text_is_cut() -> None:
 def test_the_nearest_name_is_found_in_any_case_and_never_far_away() -> None:
     assert nearest("BALNCE", ["balance", "backends"]) == "balance"
     assert nearest("zzz", ["balance", "backends"]) is None
+
+
+def test_a_misspelt_word_is_told_the_nearest_known_one_or_all_of_them() -> None:
+    assert str(misspelt("key", "heder", ["header", "path"])) == "unknown key 'heder' (did you mean 'header'?)"
+    assert str(misspelt("key", "zzz", iter(["header", "path"]))) == "unknown key 'zzz' (known: header, path)"

@@ -59,6 +59,25 @@ def test_a_static_folder_must_be_there(folder: Path) -> None:
         files.static_folder("tls/a.pem", folder)
 
 
+def test_a_secret_is_the_content_of_a_file_without_outer_blanks(folder: Path) -> None:
+    (folder / "secret").write_bytes(b"  0123456789abcdef\xff\n")
+    assert files.secret_file("secret", folder) == b"0123456789abcdef\xff"
+    (folder / "secret").write_bytes(b"0123456789abcde\n")
+    with pytest.raises(BadValue, match=r"'secret' holds 15 bytes \(a secret has 16 at least\)"):
+        files.secret_file("secret", folder)
+    with pytest.raises(BadValue, match="'nope' is no file that exists"):
+        files.secret_file("nope", folder)
+
+
+def test_a_secret_that_fails_while_it_is_read_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(BadValue, match=r"'tls/a\.pem' cannot be read \(Input/output error\)"):
+        files.secret_file("tls/a.pem", folder)
+
+
 def test_an_access_log_is_a_file_the_log_stream_or_off(folder: Path) -> None:
     assert files.log_target("off", folder) is None
     assert files.log_target("-", folder) == "-"

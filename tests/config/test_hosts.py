@@ -31,6 +31,11 @@ FOLDER = Path("/etc/wsrouter")
         (hosts.address, "app.internal", "app.internal"),
         (hosts.certificate_name, "::1", "::1"),
         (hosts.certificate_name, "*.a.example", "*.a.example"),
+        (hosts.authority, "App.internal.", "app.internal"),
+        (hosts.authority, "app.internal:8443", "app.internal:8443"),
+        (hosts.authority, "127.0.0.1:80", "127.0.0.1:80"),
+        (hosts.authority, "[0::1]", "[::1]"),
+        (hosts.authority, "[::1]:80", "[::1]:80"),
         (hosts.origin, "HTTPS://Example.com", "https://example.com"),
         (hosts.origin, "https://example.com:443", "https://example.com"),
         (hosts.origin, "http://[::1]:3000", "http://[::1]:3000"),
@@ -59,6 +64,11 @@ def test_names_come_out_as_on_the_wire(parse: Callable[[str], str], text: str, e
         (hosts.server_name, "a.*.b", "a wildcard is '*.' and a name"),
         (hosts.server_name, "*", "a wildcard is '*.' and a name"),
         (hosts.route_host, "example.com:80", "without its port"),
+        (hosts.authority, "::1", "is not a host (expected NAME, NAME:PORT or [IPV6]:PORT)"),
+        (hosts.authority, "[127.0.0.1]", "is not a host (expected NAME, NAME:PORT or [IPV6]:PORT)"),
+        (hosts.authority, "app:", "is not a port"),
+        (hosts.authority, ":80", "is not a host name"),
+        (hosts.authority, "a/b", "is not a host name"),
         (hosts.origin, "example.com", "is not an origin"),
         (hosts.origin, "https://example.com/", "is not an origin"),
         (hosts.origin, "https://*.example.com", "wildcards are not known"),
@@ -79,6 +89,7 @@ def test_what_is_no_name_is_refused(parse: Callable[[str], str], text: str, mess
         ("app.internal:3333 weight=2 max_sessions=1000", Backend("app.internal", 3333, weight=2, max_sessions=1000)),
         ("[::1]:80", Backend("::1", 80)),
         ("unix:/run/app.sock backup", Backend("", 0, unix="/run/app.sock", backup=True)),
+        ("a:1 weight=0", Backend("a", 1, weight=0)),
         ("unix:app.sock", Backend("", 0, unix="/etc/wsrouter/app.sock")),
     ],
 )
@@ -99,7 +110,7 @@ def test_a_backend_is_an_address_and_its_words(text: str, expected: Backend) -> 
         ("a..b:80", "is not a host name"),
         ("unix:", "path of the unix socket is missing"),
         ("unix:/" + "x" * 107, "too long for a unix socket"),
-        ("app:80 weight=0", "'0' is not a whole number from 1 to 1000"),
+        ("app:80 weight=1001", "'1001' is not a whole number from 0 to 1000"),
         ("app:80 weight=1 weight=2", "'weight' is given twice"),
         ("app:80 wieght=1", "unknown word 'wieght=1' (did you mean 'weight'?)"),
         ("app:80 weight", "unknown word 'weight' (known: weight=N, max_sessions=N, backup)"),
@@ -121,7 +132,14 @@ def test_the_label_of_a_backend_reads_back_to_the_same_backend(address: object, 
 
 @given(st.text(min_size=1, alphabet=st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp"))))
 def test_any_word_is_a_value_or_a_bad_value(text: str) -> None:
-    for parse in (hosts.route_host, hosts.server_name, hosts.address, hosts.certificate_name, hosts.origin):
+    for parse in (
+        hosts.authority,
+        hosts.route_host,
+        hosts.server_name,
+        hosts.address,
+        hosts.certificate_name,
+        hosts.origin,
+    ):
         try:
             result = parse(text)
         except BadValue:

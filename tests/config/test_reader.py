@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -13,27 +16,42 @@ from wsrouter.config.values import (
     Accept,
     Backend,
     BackendTls,
+    Balance,
+    BalanceKey,
     Certificate,
+    Check,
+    CheckKind,
     ClientAuth,
     Config,
     Echo,
+    KeySource,
     Listener,
     Log,
     Match,
+    OnDown,
     PathKind,
     PathRule,
     Plain,
     Pool,
+    Rate,
     Redirect,
     Route,
     Router,
+    SameSite,
+    SendProxy,
+    Sticky,
     Tunnel,
 )
 from wsrouter.errors import ConfigError
 
+SHIPPED = Path(__file__).parents[2] / "etc" / "router.ini"
 WHOLE = """\
 [router]
 drain = 10s
+drain_delay = 3s
+drain_spread = 0s
+drain_path = /.wsrouter
+drain_code = 1012
 log = json
 access_log = access.log     ; beside this file
 
@@ -46,6 +64,15 @@ default_certificate = tls/a.pem
 tls_min = 1.3
 demo_certificates = localhost, *.demo.example
 max_connections = 500
+proxy_protocol = require
+trusted = 10.0.0.0/8, 2001:db8::/32
+allow =
+    192.0.2.0/24
+    198.51.100.7
+deny = 192.0.2.128/25
+max_connections_per_ip = 20
+connections_per_ip = 300/m
+handshakes_per_ip = 50/s burst=100
 
 [certificate app]
 file = tls/b.pem
@@ -55,8 +82,10 @@ client_auth = optional
 [tunnel secure-app]
 listener = main
 match = tls sni=app.example.com alpn=h2
-pool = app
+pool = slow
 idle_timeout = off
+allow = 10.0.0.0/8
+deny = 10.1.0.0/16
 
 [route app]
 host = Example.COM
@@ -71,11 +100,14 @@ set_header =
     X-Real-IP: {client_ip}
     Cookie:
 strip_prefix = yes
+deny = 203.0.113.0/24
 
 [route files]
 static = www
+allow = 10.0.0.0/8
 
 [route old]
+deny = ::/0
 listener = main
 path = = /old
 redirect = 308 https://{host}/new
@@ -84,11 +116,35 @@ redirect = 308 https://{host}/new
 backends =
     127.0.0.1:2222
     app.internal:3333 weight=2 max_sessions=1000   ; resolved again and again
-    unix:app.sock backup
+    10.0.0.1:80 backup
 retries = 0
 tls = yes
 tls_name = app.internal
 tls_verify = no
+retry_time = 3s
+balance = hash header:X-Tenant
+sticky = cookie wsr samesite=strict secure=yes max_age=1h path=/ws
+sticky_secret = secret
+max_failures = 5
+failure_time = 20s
+check = http /health host=app.internal port=9000
+check_status = 200, 204-299
+check_interval = 1s
+check_timeout = 500ms
+check_rise = 1
+check_fall = 2
+check_tls_verify = yes
+on_down = close
+down_spread = 1s
+queue = 10
+queue_timeout = 2s
+send_proxy = v2
+
+[pool slow]
+backends = unix:app.sock
+balance = least-sessions
+slow_start = 1m
+check = tcp
 
 [echo demo]
 ports = 2222, 3333
@@ -102,6 +158,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "www").mkdir()
     for name in ("a.pem", "b.pem"):
         (tmp_path / "tls" / name).write_text("")
+    (tmp_path / "secret").write_text("0123456789abcdef\n")
     return tmp_path
 
 
@@ -117,7 +174,15 @@ def test_a_whole_file_becomes_values(folder: Path) -> None:
     a, b = folder / "tls/a.pem", folder / "tls/b.pem"
     assert read(file) == Config(
         file=file,
-        router=Router(drain=10.0, log=Log.JSON, access_log=folder / "access.log"),
+        router=Router(
+            drain=10.0,
+            drain_delay=3.0,
+            drain_spread=0.0,
+            drain_path="/.wsrouter",
+            drain_code=1012,
+            log=Log.JSON,
+            access_log=folder / "access.log",
+        ),
         listeners=(
             Listener(
                 "main",
@@ -129,20 +194,29 @@ def test_a_whole_file_becomes_values(folder: Path) -> None:
                 tls_min="1.3",
                 demo_certificates=("localhost", "*.demo.example"),
                 max_connections=500,
-                line=6,
+                proxy_protocol=True,
+                trusted=(IPv4Network("10.0.0.0/8"), IPv6Network("2001:db8::/32")),
+                allow=(IPv4Network("192.0.2.0/24"), IPv4Network("198.51.100.7/32")),
+                deny=(IPv4Network("192.0.2.128/25"),),
+                max_connections_per_ip=20,
+                connections_per_ip=Rate(5.0, 300),
+                handshakes_per_ip=Rate(50.0, 100),
+                line=10,
             ),
         ),
-        certificates=(Certificate("app", b, client_ca=a, client_auth=ClientAuth.OPTIONAL, line=16),),
+        certificates=(Certificate("app", b, client_ca=a, client_auth=ClientAuth.OPTIONAL, line=29),),
         tunnels=(
             Tunnel(
                 "secure-app",
-                "app",
+                "slow",
                 Match.TLS,
                 sni=("app.example.com",),
                 alpn=("h2",),
                 listeners=("main",),
                 idle_timeout=None,
-                line=21,
+                allow=(IPv4Network("10.0.0.0/8"),),
+                deny=(IPv4Network("10.1.0.0/16"),),
+                line=34,
             ),
         ),
         routes=(
@@ -156,16 +230,25 @@ def test_a_whole_file_becomes_values(folder: Path) -> None:
                 origins=("same", "https://example.com"),
                 set_header=(("X-Real-IP", "{client_ip}"), ("Cookie", "")),
                 strip_prefix=True,
-                line=27,
+                deny=(IPv4Network("203.0.113.0/24"),),
+                line=42,
             ),
-            Route("files", PathRule(PathKind.PREFIX, "/"), static=folder / "www", accept=Accept.HTTP, line=41),
+            Route(
+                "files",
+                PathRule(PathKind.PREFIX, "/"),
+                static=folder / "www",
+                accept=Accept.HTTP,
+                allow=(IPv4Network("10.0.0.0/8"),),
+                line=57,
+            ),
             Route(
                 "old",
                 PathRule(PathKind.EXACT, "/old"),
                 redirect=Redirect(308, "https://{host}/new"),
                 listeners=("main",),
                 accept=Accept.HTTP,
-                line=44,
+                deny=(IPv6Network("::/0"),),
+                line=61,
             ),
         ),
         pools=(
@@ -174,14 +257,47 @@ def test_a_whole_file_becomes_values(folder: Path) -> None:
                 (
                     Backend("127.0.0.1", 2222),
                     Backend("app.internal", 3333, weight=2, max_sessions=1000),
-                    Backend("", 0, unix=f"{folder}/app.sock", backup=True),
+                    Backend("10.0.0.1", 80, backup=True),
                 ),
                 retries=0,
+                retry_time=3.0,
                 tls=BackendTls(name="app.internal", verify=False),
-                line=49,
+                balance=Balance.HASH,
+                key=BalanceKey(KeySource.HEADER, "x-tenant"),
+                sticky=Sticky(
+                    "wsr", b"0123456789abcdef", same_site=SameSite.STRICT, secure=True, max_age=3600, path="/ws"
+                ),
+                max_failures=5,
+                failure_time=20.0,
+                check=Check(
+                    CheckKind.HTTP,
+                    path="/health",
+                    host="app.internal",
+                    statuses=((200, 200), (204, 299)),
+                    interval=1.0,
+                    timeout=0.5,
+                    rise=1,
+                    fall=2,
+                    port=9000,
+                    tls=BackendTls(name="app.internal"),
+                ),
+                on_down=OnDown.CLOSE,
+                down_spread=1.0,
+                queue=10,
+                queue_timeout=2.0,
+                send_proxy=SendProxy.V2,
+                line=67,
+            ),
+            Pool(
+                "slow",
+                (Backend("", 0, unix=f"{folder}/app.sock"),),
+                balance=Balance.LEAST_SESSIONS,
+                check=Check(CheckKind.TCP),
+                slow_start=60.0,
+                line=95,
             ),
         ),
-        echoes=(Echo("demo", (2222, 3333), "app.internal", line=59),),
+        echoes=(Echo("demo", (2222, 3333), "app.internal", line=101),),
     )
 
 
@@ -221,7 +337,7 @@ endpoint = tcp:8080
 backends = 127.0.0.1:99999
 balance = robin
 balnce = x
-sticky = cookie wsr
+sticky = cokie wsr
 [route app]
 pool = ap
 """
@@ -230,9 +346,9 @@ pool = ap
         "etc/router.ini:3: [router] drain: '30' is not a duration (expected, for example, 500ms, 5s, 2m or 1h)",
         "etc/router.ini:6: [pol app]: unknown section (did you mean [pool app]?)",
         "etc/router.ini:8: [pool app] backends: '99999' is not a port (expected 1 to 65535)",
-        "etc/router.ini:9: [pool app] balance: unknown value 'robin' (known: round-robin)",
+        "etc/router.ini:9: [pool app] balance: unknown value 'robin' (did you mean 'round-robin'?)",
         "etc/router.ini:10: [pool app] balnce: unknown option (did you mean 'balance'?)",
-        "etc/router.ini:11: [pool app] sticky: not supported yet in this version (it will come; remove it for now)",
+        "etc/router.ini:11: [pool app] sticky: unknown value 'cokie' (did you mean 'cookie'?)",
         "etc/router.ini:13: [route app] pool: no pool is named 'ap' (did you mean 'app'?)",
     ]
 
@@ -262,32 +378,17 @@ def test_the_second_section_of_a_name_is_read_for_its_faults() -> None:
 
 ACCEPTED = [
     ("router", "workers = 1"),
-    ("listener", "proxy_protocol = no"),
-    ("listener", "trusted ="),
     ("route", "session = auto"),
     ("route", "session = relay"),
     ("route", "dispatch = session"),
     ("route", "max_message = off"),
     ("route", "message_rate = off"),
     ("route", "ping = off"),
-    ("pool", "balance = round-robin"),
-    ("pool", "sticky = off"),
-    ("pool", "max_failures = 0"),
-    ("pool", "check = off"),
-    ("pool", "slow_start = off"),
-    ("pool", "queue = 0"),
-    ("pool", "send_proxy = no"),
 ]
 REFUSED = [
-    *(("router", text) for text in ("workers = auto", "drain_delay = 0s", "drain_spread = 5s", "drain_path = /x")),
-    *(("listener", text) for text in ("proxy_protocol = require", "trusted = 10.0.0.0/8")),
-    *(("listener", text) for text in ("max_connections_per_ip = 200", "handshakes_per_ip = 50/s")),
+    ("router", "workers = auto"),
     *(("route", text) for text in ("session = message", "dispatch = message", "max_message = 1m", "ping = 25s")),
     ("route", "message_rate = 50/s"),
-    *(("pool", f"balance = {word}") for word in ("least-sessions", "random-two", "first", "hash client-ip")),
-    *(("pool", text) for text in ("sticky = cookie wsr", "max_failures = 3", "failure_time = 10s", "check = tcp")),
-    *(("pool", text) for text in ("check_interval = 5s", "check_rise = 2", "check_fall = 3", "slow_start = 1m")),
-    *(("pool", text) for text in ("queue = 5", "queue_timeout = 5s", "send_proxy = v2")),
 ]
 SECTIONS = {
     "router": "[router]",
@@ -317,6 +418,38 @@ def test_every_option_still_to_come_is_covered_here() -> None:
     assert covered == {(k.kind, row.name) for k in KINDS for row in k.options if isinstance(row, Later)}
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", None),
+        ("tls = yes\ntls_name = a\ntls_certificate = tls/a.pem", BackendTls(name="a", certificate=Path("tls/a.pem"))),
+        ("tls = yes\ntls_name = a\ncheck_tls_name = b\ncheck_tls_verify = no", BackendTls(name="b", verify=False)),
+        ("tls = yes\ntls_name = a\ncheck_tls = no", None),
+        ("tls = yes\ntls_name = a\ncheck_tls = yes", BackendTls()),
+        ("check_tls = yes\ncheck_tls_ca = tls/b.pem", BackendTls(ca=Path("tls/b.pem"))),
+    ],
+)
+def test_a_probe_speaks_the_tls_of_its_pool_or_its_own(folder: Path, options: str, expected: BackendTls | None) -> None:
+    text = f"[listener main]\nendpoint = tcp:8080\n[pool p]\nbackends = a:1\ncheck = tcp\n{options}"
+    (pool,) = parse(text, folder / "router.ini").pools
+    assert pool.check is not None
+    found = pool.check.tls
+    if expected is not None:
+        files = {name: folder / path for name in ("ca", "certificate") if (path := getattr(expected, name))}
+        expected = replace(expected, **files)
+    assert found == expected
+
+
+def test_every_option_that_the_shipped_file_has_commented_out_can_be_used() -> None:
+    text = re.sub(r"^#(?=\w+ =|\[|   \w)", "", SHIPPED.read_text().partition("\n\n")[2], flags=re.MULTILINE)
+    assert len(text) < len(SHIPPED.read_text())
+    with pytest.raises(ConfigError) as caught:
+        parse(text, SHIPPED)
+    # Its examples of files are not there, and some options wait for others to be changed.
+    harmless = ("no file that exists", "matches no file", "means nothing without", "nothing would ever wait")
+    assert [fault for fault in caught.value.faults if not any(part in fault for part in harmless)] == []
+
+
 def test_a_file_that_cannot_be_read_is_one_fault(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "nope.ini", "No such file or directory"),
@@ -339,6 +472,7 @@ def test_a_file_that_is_not_utf8_is_one_fault_with_its_line(tmp_path: Path) -> N
 
 OPTIONS = sorted({row.name for kind in KINDS for row in kind.options})
 VALUES = ["", "yes", "off", "1", "5s", "1m", "a", "a, b", "/x", "~ (", "= /", "a:1", "unix:x", "tcp:80", "*.pem", "*/*"]
+VALUES += ["hash header:x", "hash", "cookie x secure=no", "http /x", "tcp port=1", "10.0.0.1/8", "5/s burst=1"]
 VALUES += ["tls sni=a", "{client_ip}", "X-A: {host}", "302 /x", "https://a", "same", "null", "\u2003", "ü.example"]
 LINES = st.one_of(
     st.builds("[{} {}]".format, st.sampled_from([kind.kind for kind in KINDS]), st.sampled_from(["", "a", "b"])),

@@ -86,6 +86,7 @@ def test_a_pattern_is_compiled() -> None:
         ("/a/../b", "holds '.' or '..'"),
         ("= /.", "holds '.' or '..'"),
         ("/%7euser", "holds '%7e' (requests are routed with it decoded: write '~')"),
+        ("/a%2fb", "holds '%2f' (requests are routed with '%2F')"),
         ("~", "the regular expression after '~' is missing"),
         ("~ (", "'(' is not a regular expression (missing ), unterminated subpattern at position 0)"),
         ("~ a{99999999999999999999}", "is not a regular expression"),

@@ -1,20 +1,47 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wsrouter.config.options import Kind, Later, Option, read_text
+from wsrouter.config.pool_rules import BalanceRule
 from wsrouter.config.schema import KINDS, describe
-from wsrouter.config.values import Listener, Match, PathKind, PathRule, Pool, Route, Router, Tunnel
+from wsrouter.config.values import (
+    Balance,
+    Check,
+    CheckKind,
+    Listener,
+    Match,
+    PathKind,
+    PathRule,
+    Pool,
+    Route,
+    Router,
+    Tunnel,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "router": Router(),
     "listener": Listener("x", "tcp:80"),
     "tunnel": Tunnel("x", "p", Match.ANY),
     "route": Route("x", PathRule(PathKind.PREFIX, "/")),
     "pool": Pool("x", ()),
+}
+#: The defaults that are told by another name, or in another form, than the values have them.
+ELSEWHERE: dict[str, object] = {
+    "tls": False,
+    "tls_verify": True,
+    "balance": BalanceRule(Balance.ROUND_ROBIN),
+    "check_status": Check(CheckKind.HTTP).statuses,
+    "check_interval": Check(CheckKind.HTTP).interval,
+    "check_timeout": Check(CheckKind.HTTP).timeout,
+    "check_rise": Check(CheckKind.HTTP).rise,
+    "check_fall": Check(CheckKind.HTTP).fall,
+    "check_tls": "pool",
 }
 
 
@@ -50,10 +77,17 @@ def test_names_are_lower_case_and_unique_and_sentences_end(kind: Kind) -> None:
 )
 def test_a_default_of_the_table_is_the_default_of_the_values(kind: str, row: Option) -> None:
     value = read_text(row, row.default, Path("/"))
-    if row.name in ("tls", "tls_verify"):
-        assert value is (row.name == "tls_verify")
-    else:
-        assert value == getattr(DEFAULTS[kind], row.name)
+    expected = ELSEWHERE[row.name] if row.name in ELSEWHERE else getattr(DEFAULTS[kind], row.name)
+    assert value == expected
+
+
+def test_every_value_can_be_written() -> None:
+    #: Parts of other options, and what no option holds.
+    inside = {"name", "line", "sni", "alpn", "listeners", "key"}
+    for kind, value in DEFAULTS.items():
+        (rows,) = [k.options for k in KINDS if k.kind == kind]
+        fields = {field.name for field in dataclasses.fields(value)}
+        assert fields - inside <= {row.name for row in rows if isinstance(row, Option)}
 
 
 def test_options_still_to_come_are_not_among_the_values() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from wsrouter.config.endpoint import Address, bound_address
 from wsrouter.config.faults import Faults, nearest, quoted
 from wsrouter.config.options import Section
+from wsrouter.config.pool_checks import check_pool
 from wsrouter.config.values import Match, PathKind, Plain
 
 _TARGETS = ("pool", "static", "redirect")
@@ -19,7 +20,6 @@ _POOL_ONLY = (
     *("subprotocol", "accept", "origins", "set_header", "strip_prefix", "idle_timeout", "close_timeout"),
     *("session", "dispatch", "max_message", "message_rate", "ping"),
 )
-_TLS_ONLY = ("tls_ca", "tls_name", "tls_certificate", "tls_verify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,9 @@ def check(document: Document, faults: Faults) -> None:
     for section in document.of("route"):
         _check_route(section, faults)
     for section in document.of("pool"):
-        _check_pool(section, faults)
+        check_pool(section, _tunnels_to(section, document), _routed(section, document), faults)
+    for section in document.of("listener"):
+        _check_trusted(section, faults)
     for section in document.of("certificate"):
         _check_certificate(section, faults)
     _check_plain(document, faults)
@@ -89,11 +91,20 @@ def _check_route(section: Section, faults: Faults) -> None:
         section.fault(faults, "strip_prefix", "only a prefix can be stripped, and this path is none")
 
 
-def _check_pool(section: Section, faults: Faults) -> None:
-    if section.values.get("tls") is False:
-        for option in _TLS_ONLY:
-            if section.given(option):
-                section.fault(faults, option, "means nothing without 'tls = yes'")
+def _tunnels_to(pool: Section, document: Document) -> list[Section]:
+    return [tunnel for tunnel in document.of("tunnel") if tunnel.values.get("pool") == pool.name]
+
+
+def _routed(pool: Section, document: Document) -> bool:
+    """Whether a route uses the pool, or may be meant to: one whose section or pool is misspelt counts."""
+    others = [other.name for other in document.of("pool") if other is not pool]
+    routes = [route for route in document.of("route") if route.given("pool")]
+    return bool(document.misspelt.get("route")) or any(route.values.get("pool") not in others for route in routes)
+
+
+def _check_trusted(listener: Section, faults: Faults) -> None:
+    if listener.values.get("proxy_protocol") and not listener.given("trusted"):
+        listener.fault(faults, "proxy_protocol", "require without 'trusted' would refuse everybody")
 
 
 def _check_certificate(section: Section, faults: Faults) -> None:

@@ -41,6 +41,14 @@ def unknown(what: str, known: Iterable[str]) -> BadValue:
     return BadValue(f"unknown value {quoted(what)} (known: {', '.join(known)})")
 
 
+def misspelt(what: str, word: str, known: Iterable[str]) -> BadValue:
+    """The fault of a word that is not one of ``known``, with the one that was likely meant, else with all of them."""
+    known = list(known)
+    near = nearest(word, known)
+    hint = f"did you mean '{near}'?" if near else f"known: {', '.join(known)}"
+    return BadValue(f"unknown {what} {quoted(word)} ({hint})")
+
+
 class Faults:
     """The faults of one file, gathered in any order."""
 

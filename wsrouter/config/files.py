@@ -1,4 +1,4 @@
-"""Paths -> absolute paths of files that are there and may be read; globs expanded. Contents are not looked at."""
+"""Paths -> absolute paths of files that are there and may be read; globs expanded. Only secrets are looked into."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from wsrouter.config.faults import BadValue, quoted
+
+_SHORTEST_SECRET = 16
 
 
 def readable_file(text: str, folder: Path) -> Path:
@@ -30,6 +32,18 @@ def readable_files(text: str, folder: Path) -> tuple[Path, ...]:
     if not found:
         raise BadValue(f"{quoted(text)} matches no file{' (one file or glob on each line)' if ',' in text else ''}")
     return tuple(readable_file(name, folder) for name in found)
+
+
+def secret_file(text: str, folder: Path) -> bytes:
+    """The content of a file, without outer blanks and newlines; 16 bytes at least, so that nobody guesses it."""
+    path = readable_file(text, folder)
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise BadValue(f"{quoted(text)} cannot be read ({error.strerror})") from None
+    if len(secret) < _SHORTEST_SECRET:
+        raise BadValue(f"{quoted(text)} holds {len(secret)} bytes (a secret has {_SHORTEST_SECRET} at least)")
+    return secret
 
 
 def static_folder(text: str, folder: Path) -> Path:

@@ -19,6 +19,7 @@ from wsrouter.config.values import Backend
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@\s]+?)(?::([0-9]*))?")
+_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _UNIX_LONGEST = 107
 
@@ -94,6 +95,16 @@ def route_host(text: str) -> str:
     return wildcard_name(text)
 
 
+def authority(text: str) -> str:
+    """What a Host header holds (RFC 9112 3.2): a DNS name or an IP literal, an IPv6 one in brackets, maybe a port."""
+    found = _AUTHORITY.fullmatch(text)
+    host = address(found[1]) if found else ""
+    if found is None or found[1].startswith("[") is not (":" in host):
+        raise BadValue(f"{quoted(text)} is not a host (expected NAME, NAME:PORT or [IPV6]:PORT)")
+    host = f"[{host}]" if ":" in host else host
+    return host if found[2] is None else f"{host}:{port(found[2])}"
+
+
 def origin(text: str) -> str:
     """An origin as browsers write it (RFC 6454 6.2): ``scheme://host[:port]``, no default port; ``null``; ``same``."""
     if text in ("same", "null"):
@@ -134,7 +145,7 @@ def backend(text: str, folder: Path) -> Backend:
 
 def _backend_words(words: list[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    known = {"weight": number(1, 1000), "max_sessions": number(1, 10**9)}
+    known = {"weight": number(0, 1000), "max_sessions": number(1, 10**9)}
     for word in words:
         key, equals, value = word.partition("=")
         if key in options:

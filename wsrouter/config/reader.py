@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from wsrouter.config.values import (
     Accept,
     BackendTls,
     Certificate,
+    Check,
     Config,
     Echo,
     Listener,
@@ -141,5 +143,27 @@ def _route(section: Section) -> Route:
 def _pool(section: Section) -> Pool:
     values = _common(section)
     wanted = values.pop("tls")
-    tls = {name.removeprefix("tls_"): values.pop(name) for name in list(values) if name.startswith("tls_")}
-    return Pool(tls=BackendTls(**tls) if wanted else None, **values)
+    tls_options = _taken(values, "tls_")
+    tls = BackendTls(**tls_options) if wanted else None
+    check = _check(values.pop("check"), _taken(values, "check_"), tls)
+    sticky, secret = values.pop("sticky"), values.pop("sticky_secret", None)
+    if sticky is not None:
+        sticky = replace(sticky, secret=secret)
+    rule = values.pop("balance")
+    return Pool(balance=rule.balance, key=rule.key, sticky=sticky, check=check, tls=tls, **values)
+
+
+def _check(check: Check | None, options: dict[str, Any], pool_tls: BackendTls | None) -> Check | None:
+    """``check`` with what its ``check_`` options say; the pool's own TLS is where ``check_tls = pool`` begins."""
+    if check is None:
+        return None
+    own = _taken(options, "tls_")
+    tls = {"pool": pool_tls, "yes": BackendTls(), "no": None}[options.pop("tls")]
+    if tls is not None:
+        tls = replace(tls, **own)
+    return replace(check, statuses=options.pop("status"), tls=tls, **options)
+
+
+def _taken(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The values whose names begin with ``prefix``, by the rest of their names; taken out of ``values``."""
+    return {name.removeprefix(prefix): values.pop(name) for name in list(values) if name.startswith(prefix)}

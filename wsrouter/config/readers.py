@@ -10,6 +10,7 @@ from typing import Any
 from wsrouter.config.faults import BadValue, quoted
 from wsrouter.config.files import readable_files
 from wsrouter.config.hosts import backend, origin
+from wsrouter.config.limits import network
 from wsrouter.config.options import BadItems, Read
 from wsrouter.config.rules import header_rule
 from wsrouter.config.scalars import choice
@@ -79,6 +80,10 @@ def _distinct(items: list[Item], parse: Callable[[str], Any], key: Callable[[Any
 def by_value(kind: type[enum.Enum]) -> Read:
     """Reads the value of one member of an Enum."""
     return one(choice({member.value: member for member in kind}))
+
+
+#: Reads networks by line and by comma.
+networks = commas(network)
 
 
 def certificate_files(raw: RawOption, folder: Path) -> tuple[Path, ...]:

@@ -62,8 +62,8 @@ def path_rule(text: str) -> PathRule:
     if mark == "~":
         return PathRule(PathKind.REGEX, rest, _regex(rest))
     if mark == "=":
-        return PathRule(PathKind.EXACT, _path(rest))
-    return PathRule(PathKind.PREFIX, _path(text))
+        return PathRule(PathKind.EXACT, plain_path(rest))
+    return PathRule(PathKind.PREFIX, plain_path(text))
 
 
 def _regex(text: str) -> re.Pattern[str]:
@@ -78,7 +78,7 @@ def _regex(text: str) -> re.Pattern[str]:
         raise BadValue(f"{quoted(text)} is not a regular expression ({error})") from None
 
 
-def _path(text: str) -> str:
+def plain_path(text: str) -> str:
     """A path as the router compares it; anything else could never match, so it is a fault."""
     if not _PATH.fullmatch(text):
         raise BadValue(f"{quoted(text)} is not a path (expected /..., no query, other characters percent-encoded)")
@@ -90,6 +90,8 @@ def _path(text: str) -> str:
         if _UNRESERVED.fullmatch(chr(int(code, 16))):
             plain = chr(int(code, 16))
             raise BadValue(f"{quoted(text)} holds '%{code}' (requests are routed with it decoded: write '{plain}')")
+        if code != code.upper():
+            raise BadValue(f"{quoted(text)} holds '%{code}' (requests are routed with '%{code.upper()}')")
     return text
 
 

@@ -1,0 +1,93 @@
+"""What is done with a connection or a request: tunnels and routes."""
+
+from __future__ import annotations
+
+from wsrouter.config.files import static_folder
+from wsrouter.config.hosts import route_host
+from wsrouter.config.options import Kind, Later, Option
+from wsrouter.config.readers import by_value, commas, header_rules, networks, one, one_at, origin_list
+from wsrouter.config.rules import path_rule, redirect, tunnel_match
+from wsrouter.config.scalars import duration, name, or_off, token, yes_no
+from wsrouter.config.values import Accept
+
+TUNNEL = Kind(
+    "tunnel",
+    "A layer-4 rule: matching connections go to a backend untouched. Tried before all routes, in file order.",
+    (
+        Option("listener", commas(name), "The listeners it holds for; absent: all."),
+        Option(
+            "match",
+            one(tunnel_match),
+            "`tls [sni=NAME,...] [alpn=PROTOCOL,...]`, `http`, `opaque` (other bytes), `silence` (no bytes in time) or"
+            " `any`. Names are exact or `*.example.com`.",
+            required=True,
+        ),
+        Option("pool", one(name), "The pool that takes the connections.", required=True),
+        Option("idle_timeout", one(or_off(duration)), "Longest time without a byte either way, or `off`.", "1h"),
+        Option("allow", networks, "Networks whose clients it serves; absent: all. Others are closed."),
+        Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
+    ),
+)
+
+ROUTE = Kind(
+    "route",
+    "A layer-7 rule. Exactly one of `pool`, `static` and `redirect` is given. Host exact goes before wildcard before"
+    " any; then path exact, then regular expressions in file order, then the longest prefix.",
+    (
+        Option("listener", commas(name), "The listeners it holds for; absent: all."),
+        Option("host", one(route_host), "`example.com`, `*.example.com`, or absent for any; without a port."),
+        Option(
+            "path",
+            one(path_rule),
+            "`/x` is a prefix on a segment boundary, `= /x` exact, `~ ^/v[0-9]+/` a regular expression.",
+            "/",
+        ),
+        Option("subprotocol", one(token), "Only requests that offer this WebSocket subprotocol."),
+        Option("pool", one(name), "The pool that takes the requests."),
+        Option(
+            "static",
+            one_at(static_folder),
+            "A directory whose files are served; the path behind the route's own is the path in it.",
+        ),
+        Option(
+            "redirect",
+            one(redirect),
+            "`[301|302|303|307|308] URL`, 302 when no status is given; an http(s) URL or a path; may hold"
+            " placeholders.",
+        ),
+        Option(
+            "accept",
+            by_value(Accept),
+            "Which requests go to the pool: `websocket` (plain ones get 426), `http` or `both`.",
+            "websocket",
+        ),
+        Option(
+            "origins",
+            origin_list,
+            "Which pages may open sessions: `off` (any), `same`, or a list of `https://example.com`, `null`, `same`."
+            " Requests without Origin pass.",
+            "off",
+        ),
+        Option(
+            "set_header",
+            header_rules,
+            "Request headers for the backend, one per line, such as `X-Real-IP: {client_ip}`; an empty value takes the"
+            " header away.",
+        ),
+        Option("strip_prefix", one(yes_no), "Whether the backend sees the path without the route's prefix.", "no"),
+        Option(
+            "idle_timeout",
+            one(or_off(duration)),
+            "Longest time without a frame of either peer (their pings count), or `off`.",
+            "1h",
+        ),
+        Option("close_timeout", one(duration), "How long a close handshake may take.", "5s"),
+        Option("allow", networks, "Networks whose clients it serves; absent: all. Others get 403."),
+        Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
+        Later("session", "How frames are handled.", ("auto", "relay"), ("message",)),
+        Later("dispatch", "What the balancer chooses a backend for.", ("session",)),
+        Later("max_message", "Largest WebSocket message.", ("off",)),
+        Later("message_rate", "Most messages in a time.", ("off",)),
+        Later("ping", "Keep-alive pings of the router.", ("off",)),
+    ),
+)
