@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsrouter.policy.networks import Networks
 from wsrouter.wire.forwarding import (
     ClientFacts,
     Pair,
@@ -14,6 +16,7 @@ from wsrouter.wire.forwarding import (
     fill,
     plain_fields,
     response_fields,
+    said_behind,
     upgrade_head,
 )
 from wsrouter.wire.head import RequestHead, cut_head, parse_request, parse_response
@@ -306,3 +309,63 @@ def test_rewriting_and_reading_again_gives_the_same_end_to_end_fields(fields: li
     pairs = [(name, value) for _, name, value in again.fields if (name, value) not in OURS]
     handshake = [(b"Sec-WebSocket-Key", KEY), (b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
     assert pairs == [(b"Host", b"example.com:8080"), *fields, *handshake]
+
+
+# Behind a proxy that is trusted
+
+TRUSTED = Networks([ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
+
+
+def told(peer: str, *lines: bytes) -> dict[bytes, bytes]:
+    """The router's own fields for a request of ``peer``."""
+    head = request(*lines, host=b"Host: inner:81")
+    client = ClientFacts(peer, 1, "http", head.host, said_behind(head, peer, TRUSTED))
+    pairs = plain_fields(head, client, ())
+    assert pairs[0] == (b"Host", b"inner:81")
+    return dict(pairs[1:])
+
+
+SAID = [b"X-Forwarded-For: 6.6.6.6, 192.0.2.1, 10.0.0.1", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: a.example"]
+
+
+def test_what_a_trusted_proxy_says_is_written_anew_with_itself_behind_it() -> None:
+    assert told("10.0.0.9", *SAID, b"X-Forwarded-Port: 1", b"X-Real-IP: 6.6.6.6") == {
+        b"X-Forwarded-Proto": b"https",
+        b"X-Forwarded-For": b"192.0.2.1, 10.0.0.1, 10.0.0.9",
+        b"X-Forwarded-Host": b"a.example",
+        b"Forwarded": b"for=192.0.2.1;host=a.example;proto=https, for=10.0.0.1, "
+        b'for=10.0.0.9;host="inner:81";proto=http',
+    }
+
+
+def test_forwarded_of_a_trusted_proxy_is_read_too() -> None:
+    assert told("fd00::9", b'Forwarded: for="[2001:db8::1]:99";proto=https, for=10.0.0.1;host=other') == {
+        b"X-Forwarded-Proto": b"https",
+        b"X-Forwarded-For": b"2001:db8::1, 10.0.0.1, fd00::9",
+        b"X-Forwarded-Host": b"inner:81",
+        b"Forwarded": b'for="[2001:db8::1]";proto=https, for=10.0.0.1, for="[fd00::9]";host="inner:81";proto=http',
+    }
+
+
+def test_a_trusted_proxy_that_names_no_client_is_the_client() -> None:
+    assert told("10.0.0.9", b"X-Forwarded-Proto: https") == {
+        b"X-Forwarded-Proto": b"https",
+        b"X-Forwarded-For": b"10.0.0.9",
+        b"X-Forwarded-Host": b"inner:81",
+        b"Forwarded": b'for=10.0.0.9;host="inner:81";proto=https',
+    }
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.9", "2001:db8::9"])
+def test_what_an_untrusted_peer_says_changes_no_byte(peer: str) -> None:
+    assert said_behind(request(*SAID), peer, TRUSTED) is None
+    assert told(peer, *SAID) == told(peer)
+
+
+@pytest.mark.parametrize("host", ["inner:81", "inner", ""])
+@pytest.mark.parametrize("peer", ["10.0.0.9", "fd00::9"])
+def test_a_trusted_proxy_that_says_nothing_is_a_client_like_any_other(peer: str, host: str) -> None:
+    client = ClientFacts(peer, 1, "http", host)
+    silent = replace(client, behind=said_behind(request(), peer, TRUSTED))
+    assert silent.behind is not None
+    assert plain_fields(request(), silent, ()) == plain_fields(request(), client, ())

@@ -7,6 +7,10 @@ itself adds: a client must not be able to talk those away.
 No client is trusted. ``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``Forwarded`` are the router's own; what a
 client sends under these names, as any other ``X-Forwarded-`` field or as ``X-Real-IP`` is dropped. Backends of the
 CGI family read ``X_Forwarded_For`` as the same name, so names are compared with hyphens for underscores.
+
+A proxy in front that the operator trusts is believed as far as ``policy.forwarded`` says. Its fields are not
+passed on either: what was believed of them is written anew, with the proxy itself behind it. A backend that
+takes the left end of the list for the client is then right.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+from wsrouter.policy.forwarded import Effective, effective
+from wsrouter.policy.networks import Networks
 from wsrouter.wire.head import Field, RequestHead, ResponseHead, tokens
 from wsrouter.wire.opening import Accepted, Upgrade
 
@@ -48,6 +54,8 @@ class ClientFacts(NamedTuple):
     scheme: Literal["http", "https"]
     #: The authority that the client asked for, as it came: ``RequestHead.host``.
     host: str
+    #: The client behind this one, where this one is a trusted proxy; None where it speaks for itself.
+    behind: Effective | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +190,24 @@ def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset([name for name in connection if name not in _KEPT and not name.startswith(_HANDSHAKE)])
 
 
+def said_behind(head: RequestHead, peer: str, trusted: Networks) -> Effective | None:
+    """Who is behind a peer, by the forwarding fields of its request; None if the peer is not trusted."""
+    if peer not in trusted:
+        return None
+    return effective(
+        peer,
+        trusted,
+        head.all(b"x-forwarded-for"),
+        head.all(b"forwarded"),
+        head.all(b"x-forwarded-proto"),
+        head.all(b"x-forwarded-host"),
+    )
+
+
 def _forwarded(client: ClientFacts) -> list[Pair]:
     """The router's own fields about a client (RFC 7239 4, 6); what is not known is left out."""
+    if client.behind is not None:
+        return _forwarded_behind(client, client.behind)
     ip, host = client.ip, client.host.encode()
     scheme = client.scheme.encode()
     pairs = [(b"X-Forwarded-Proto", scheme)]
@@ -200,3 +224,34 @@ def _forwarded(client: ClientFacts) -> list[Pair]:
     else:
         pairs.append((b"Forwarded", b"for=%b;proto=%b" % (node, scheme)))
     return pairs
+
+
+def _forwarded_behind(client: ClientFacts, behind: Effective) -> list[Pair]:
+    """The same about a client behind a trusted proxy: the believed chain, and the proxy itself at its end.
+
+    Each element of Forwarded tells of one hop. The first carries the client's own scheme and Host, the last
+    what the router has seen; of those between them only the addresses are known.
+    """
+    host = behind.host or client.host
+    proto = behind.proto or client.scheme
+    chain = (*behind.chain, client.ip)
+    pairs = [
+        (b"X-Forwarded-Proto", proto.encode()),
+        (b"X-Forwarded-For", ", ".join(chain).encode()),
+    ]
+    if host:
+        pairs.append((b"X-Forwarded-Host", host.encode()))
+    elements = [f'for="[{ip}]"' if ":" in ip else f"for={ip}" for ip in chain]
+    if behind.chain:
+        elements[-1] += _told(client.host, client.scheme)
+        elements[0] += _told(behind.host or "", behind.proto)
+    else:
+        elements[0] += _told(host, proto)
+    pairs.append((b"Forwarded", ", ".join(elements).encode()))
+    return pairs
+
+
+def _told(host: str, proto: str | None) -> str:
+    """The parameters of an element of Forwarded that follow its address."""
+    told = "" if not host else f';host="{host}"' if ":" in host else f";host={host}"
+    return told if proto is None else f"{told};proto={proto}"
