@@ -23,10 +23,29 @@ LOADED = 500
 #: How long a session lives on average, in seconds.
 LIFE = 60.0
 #: The third backend joins at 0; the picture begins and ends here.
-BEGIN, END = -30.0, 180.0
+BEGIN, END = -30.0, 240.0
 #: How often the counts are noted, in seconds, and over how long new sessions are averaged.
 STEP = 2.0
 WINDOW = 6.0
+
+INK, SOFT, FAINT, LOADED_COLOR, JOINED = "#1b2333", "#566072", "#d9d9d4", "#8b92a0", "#0f766e"
+STYLE = {
+    # The same bytes each time, and text that stays text.
+    "svg.hashsalt": "wsrouter",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+}
 
 RUNS = {
     "least-sessions": Pool("app", (), balance=Balance.LEAST_SESSIONS),
@@ -47,6 +66,14 @@ class Course:
         """The live sessions at ``time`` or shortly before."""
         found = max(index for index, noted in enumerate(self.times) if noted <= time)
         return tuple(counts[found] for counts in self.live)
+
+    def level(self) -> float:
+        """When the third first had 95 % of what the others have on average."""
+        return next(
+            time
+            for time, one, two, three in zip(self.times, *self.live, strict=True)
+            if time > 0 and three >= 0.95 * (one + two) / 2
+        )
 
 
 def simulate(pool: Pool, seed: int = 1) -> Course:
@@ -77,9 +104,10 @@ def simulate(pool: Pool, seed: int = 1) -> Course:
         member.live += 1
         heapq.heappush(ends, (now + random.expovariate(1 / LIFE), members.index(member)))
         recent.append((now, member is third))
-        if now >= BEGIN + len(course.times) * STEP - 1e-9:
+        due = BEGIN + len(course.times) * STEP
+        if now >= due - 1e-9:
             recent = [one for one in recent if one[0] > now - WINDOW]
-            course.times.append(now)
+            course.times.append(due)
             course.part.append(sum(chosen for _, chosen in recent) / len(recent))
             for counts, one in zip(course.live, members, strict=True):
                 counts.append(one.live)
@@ -94,31 +122,12 @@ def draw(target: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import PercentFormatter
 
-    ink, soft, faint, loaded, joined = "#1b2333", "#566072", "#d9d9d4", "#8b92a0", "#0f766e"
-    pyplot.rcParams.update(
-        {
-            # The same bytes each time, and text that stays text.
-            "svg.hashsalt": "wsrouter",
-            "svg.fonttype": "none",
-            "font.family": "sans-serif",
-            "font.size": 10,
-            "text.color": ink,
-            "axes.labelcolor": soft,
-            "axes.edgecolor": faint,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "xtick.color": soft,
-            "ytick.color": soft,
-            "axes.grid": True,
-            "grid.color": faint,
-            "grid.linewidth": 0.6,
-        }
-    )
+    pyplot.rcParams.update(STYLE)
     figure, axes = pyplot.subplots(
         2, len(RUNS), figsize=(12, 6.2), sharex=True, sharey="row", height_ratios=(2.1, 1), layout="constrained"
     )
     figure.suptitle(
-        "A third backend joins two loaded ones: live sessions even out, and how hard the newcomer is hit",
+        "A third backend joins two loaded ones: how fast sessions level out, and how hard the newcomer is hit",
         x=0.01, ha="left", fontsize=14, fontweight="bold",
     )  # fmt: skip
     for column, (name, pool) in enumerate(RUNS.items()):
@@ -127,25 +136,23 @@ def draw(target: Path) -> None:
         above.set_title(name, loc="left", fontsize=11.5, fontweight="bold")
         if pool.slow_start:
             for axis in (above, below):
-                axis.axvspan(0, pool.slow_start, color=joined, alpha=0.07, lw=0)
-        for counts, color, width in zip(course.live, (loaded, soft, joined), (1.4, 1.4, 2.4), strict=True):
+                axis.axvspan(0, pool.slow_start, color=JOINED, alpha=0.07, lw=0)
+        for counts, color, width in zip(course.live, (LOADED_COLOR, SOFT, JOINED), (1.4, 1.4, 2.4), strict=True):
             above.plot(course.times, counts, color=color, lw=width)
-        below.plot(course.times, course.part, color=joined, lw=2.0)
-        even = next(
-            time
-            for time, *counts in zip(course.times, *course.live, strict=True)
-            if time > 0 and counts[2] >= 0.95 * (counts[0] + counts[1]) / 2
+        below.plot(course.times, course.part, color=JOINED, lw=2.0)
+        even = course.level()
+        above.axvline(even, color=INK, lw=0.9, ls=(0, (2, 3)))
+        left = even > END / 2
+        above.text(
+            even + (-5 if left else 5), 40, f"level after {even:.0f} s", color=INK, ha="right" if left else "left"
         )
-        above.axvline(even, color=ink, lw=0.9, ls=(0, (2, 3)))
-        above.text(even + 4, 40, f"level after {even:.0f} s", color=ink)
-        below.axhline(1 / 3, color=soft, lw=0.9, ls=(0, (2, 3)))
+        below.axhline(1 / 3, color=SOFT, lw=0.9, ls=(0, (2, 3)))
         below.set_xlabel("seconds since the third joined")
-        peak = max(course.part)
-        below.text(END, peak + 0.04, f"at most {peak:.0%}", color=joined, ha="right", va="bottom")
-    axes[0][0].text(-28, 545, "the two loaded", color=soft)
-    axes[0][0].text(30, 235, "the third", color=joined, fontweight="bold")
-    axes[0][1].text(4, 575, "slow start", color=joined)
-    axes[1][2].text(END, 0.30, "an even third", color=soft, ha="right", va="top")
+        below.text(70, 0.75, f"at most {max(course.part):.0%}", color=JOINED)
+    axes[0][0].text(34, 450, "the two loaded", color=SOFT)
+    axes[0][0].text(34, 225, "the third", color=JOINED, fontweight="bold")
+    axes[0][1].text(4, 575, "slow start", color=JOINED)
+    axes[1][2].text(END, 0.29, "an even share", color=SOFT, ha="right", va="top")
     axes[0][0].set_ylabel("live sessions")
     axes[1][0].set_ylabel("new sessions that\nthe third gets")
     axes[0][0].set_ylim(0, 620)
@@ -154,7 +161,12 @@ def draw(target: Path) -> None:
     axes[1][0].set_ylim(0, 1.18)
     axes[1][0].set_yticks([0, 0.5, 1.0])
     axes[1][0].yaxis.set_major_formatter(PercentFormatter(1.0))
-    figure.savefig(target, dpi=110, facecolor="white", metadata={"Date": None} if target.suffix == ".svg" else None)
+    figure.savefig(
+        target,
+        dpi=110,
+        facecolor="white",
+        metadata={"Date": None, "Creator": None} if target.suffix == ".svg" else None,
+    )
 
 
 if __name__ == "__main__":
