@@ -1,95 +1,110 @@
-"""Which backend takes the next session."""
+"""Which backend of a pool takes the next session."""
 
 from __future__ import annotations
 
-from collections import Counter
+from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from wsrouter.config.values import Backend
-from wsrouter.policy.balancing import Balancer, RoundRobin
+from wsrouter.config.values import Backend, Balance, Pool
+from wsrouter.policy.balancing import Balancer, WithBackups, balancer_for
+from wsrouter.policy.load import LeastSessions, RandomTwo
+from wsrouter.policy.members import Member
+from wsrouter.policy.ring import ConsistentHash
+from wsrouter.policy.turns import Credits, First, Rotation
 
-
-def backend(name: str, weight: int = 1, max_sessions: int | None = None, backup: bool = False) -> Backend:
-    return Backend(host=name, port=80, weight=weight, max_sessions=max_sessions, backup=backup)
-
-
-A, B, C = backend("a"), backend("b"), backend("c")
+EVERY = pytest.mark.parametrize("balance", Balance)
 
 
-def picks(balancer: Balancer, count: int, *excluded: Backend, live: dict[Backend, int] | None = None) -> str:
-    found = (balancer.pick(excluded, live) for _ in range(count))
-    return "".join(one.host if one else "-" for one in found)
+def member(name: str, weight: int = 1, backup: bool = False, max_sessions: int | None = None) -> Member:
+    return Member(Backend(name, 80, weight=weight, backup=backup, max_sessions=max_sessions))
 
 
-def test_equal_weights_take_turns() -> None:
-    assert picks(RoundRobin([A, B, C]), 7) == "abcabca"
+def balancer(balance: Balance, *members: Member, slow_start: float | None = None) -> Balancer:
+    backends = tuple(one.backend for one in members)
+    return balancer_for(Pool("app", backends, balance=balance, slow_start=slow_start), members, Random(1))
 
 
-def test_weights_are_spread_out_as_nginx_spreads_them() -> None:
-    assert picks(RoundRobin([backend("a", 5), B, C]), 14) == "aabacaaaabacaa"
+def picked(chooser: Balancer, *excluded: Member, key: bytes | None = b"key", now: float = 0.0) -> set[str]:
+    """Who is picked by forty clients."""
+    found = (chooser.pick(now, key and key + b"%d" % at, excluded) for at in range(40))
+    return {one.backend.host if one else "-" for one in found}
 
 
-@pytest.mark.parametrize("weights", [(1, 1, 1), (3, 2, 1)])
-def test_an_excluded_backend_is_passed_over(weights: tuple[int, int, int]) -> None:
-    a, b, c = (backend(name, weight) for name, weight in zip("abc", weights, strict=True))
-    balancer = RoundRobin([a, b, c])
-    counts = Counter(picks(balancer, (weights[0] + weights[2]) * 10, b))
-    assert counts == {"a": weights[0] * 10, "c": weights[2] * 10}
+@pytest.mark.parametrize(
+    ("balance", "weights", "kind"),
+    [
+        (Balance.ROUND_ROBIN, (1, 1), Rotation),
+        (Balance.ROUND_ROBIN, (1, 2), Credits),
+        (Balance.LEAST_SESSIONS, (1, 1), LeastSessions),
+        (Balance.RANDOM_TWO, (1, 1), RandomTwo),
+        (Balance.FIRST, (1, 1), First),
+        (Balance.HASH, (1, 1), ConsistentHash),
+    ],
+)
+def test_a_pool_gets_the_balancer_that_it_asks_for(balance: Balance, weights: tuple[int, int], kind: type) -> None:
+    assert type(balancer(balance, member("a", weights[0]), member("b", weights[1]))) is kind
 
 
-@pytest.mark.parametrize("weight", [1, 2])
-def test_a_full_backend_is_passed_over_until_a_session_ends(weight: int) -> None:
-    a = backend("a", max_sessions=2)
-    b = backend("b", weight)
-    balancer = RoundRobin([a, b])
-    assert set(picks(balancer, 6, live={a: 1, b: 900})) == {"a", "b"}
-    assert picks(balancer, 4, live={a: 2, b: 900}) == "bbbb"
-    assert set(picks(balancer, 6, live={b: 900})) == {"a", "b"}
+@EVERY
+def test_backups_wait_until_no_other_member_can_be_chosen(balance: Balance) -> None:
+    spare, a, b, extra = member("s", backup=True), member("a", max_sessions=1), member("b"), member("x", backup=True)
+    chooser = balancer(balance, spare, a, b, extra)
+    assert isinstance(chooser, WithBackups)
+    assert picked(chooser) <= {"a", "b"}
+    assert picked(chooser, b) == {"a"}
+    a.live = 1
+    assert picked(chooser, b) <= {"s", "x"}
+    spare.available = False
+    assert picked(chooser, b) == {"x"}
+    assert picked(chooser, b, extra) == {"-"}
+    b.available = False
+    a.live = 0
+    assert picked(chooser) == {"a"}
 
 
-@pytest.mark.parametrize("weight", [1, 2])
-def test_none_is_left_when_all_are_full_or_excluded(weight: int) -> None:
-    a, b = backend("a", max_sessions=1), backend("b", weight)
-    assert picks(RoundRobin([a, b]), 2, b, live={a: 1}) == "--"
-    assert picks(RoundRobin([]), 1) == "-"
+@EVERY
+def test_a_pool_of_backups_works(balance: Balance) -> None:
+    assert picked(balancer(balance, member("s", backup=True))) == {"s"}
 
 
-def test_backups_wait_until_no_other_backend_can_be_chosen() -> None:
-    spare, extra = backend("s", backup=True), backend("x", backup=True)
-    a = backend("a", max_sessions=1)
-    balancer = RoundRobin([spare, a, B, extra])
-    assert picks(balancer, 4) == "abab"
-    assert picks(balancer, 2, B) == "aa"
-    assert picks(balancer, 3, B, live={a: 1}) == "sxs"
-    assert picks(balancer, 1, B, spare, extra, live={a: 1}) == "-"
-    assert picks(balancer, 2) == "ba"
+@EVERY
+def test_weight_0_takes_nothing(balance: Balance) -> None:
+    assert picked(balancer(balance, member("a", 0), member("b"))) == {"b"}
+    assert picked(balancer(balance, member("a", 0), member("s", 0, backup=True))) == {"-"}
 
 
-def test_a_pool_of_backups_works() -> None:
-    assert picks(RoundRobin([backend("s", backup=True)]), 2) == "ss"
+@EVERY
+def test_a_pool_without_members_has_nobody(balance: Balance) -> None:
+    assert balancer(balance).pick(0.0, b"key") is None
 
 
-def test_weight_0_takes_nothing() -> None:
-    assert picks(RoundRobin([backend("a", 0), B]), 3) == "bbb"
-    assert picks(RoundRobin([backend("a", 0)]), 1) == "-"
+@EVERY
+def test_no_key_is_needed(balance: Balance) -> None:
+    assert picked(balancer(balance, member("a"), member("b")), key=None) <= {"a", "b"}
 
 
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=8))
-def test_one_round_gives_each_backend_its_weight(weights: list[int]) -> None:
-    balancer = RoundRobin([backend(str(at), weight) for at, weight in enumerate(weights)])
-    for _ in range(2):
-        counts = Counter(balancer.pick() for _ in range(sum(weights)))
-        assert {b.host: n for b, n in counts.items() if b} == {str(at): weight for at, weight in enumerate(weights)}
+@pytest.mark.parametrize(
+    ("balance", "spared"),
+    [
+        (Balance.ROUND_ROBIN, True),
+        (Balance.LEAST_SESSIONS, True),
+        (Balance.RANDOM_TWO, True),
+        (Balance.FIRST, False),
+        (Balance.HASH, False),
+    ],
+)
+def test_slow_start_holds_where_shares_are_balanced(balance: Balance, spared: bool) -> None:
+    newcomer, a, b = member("n"), member("a"), member("b")
+    newcomer.since = 0.0
+    chooser = balancer(balance, newcomer, a, b, slow_start=1e6)
+    assert ("n" not in picked(chooser)) is spared
+    assert "n" in picked(balancer(balance, newcomer, a, b))
 
 
-@given(st.lists(st.sets(st.sampled_from("abcd")), max_size=40), st.lists(st.integers(1, 5), min_size=4, max_size=4))
-def test_what_is_picked_is_never_excluded_and_always_found(excluded: list[set[str]], weights: list[int]) -> None:
-    backends = {name: backend(name, weight, backup=name == "d") for name, weight in zip("abcd", weights, strict=True)}
-    balancer = RoundRobin(list(backends.values()))
-    for names in excluded:
-        found = balancer.pick({backends[name] for name in names})
-        left = set("abc") - names or set("d") - names
-        assert (found.host in left) if found else not left
+@EVERY
+def test_picking_changes_no_member(balance: Balance) -> None:
+    group = [member("a"), member("b", 2), member("s", backup=True)]
+    before = [(one.live, one.since, one.available, one.weight) for one in group]
+    picked(balancer(balance, *group, slow_start=5.0))
+    assert [(one.live, one.since, one.available, one.weight) for one in group] == before

@@ -1,99 +1,83 @@
-"""Which backend of a pool takes the next session."""
+"""Which backend of a pool takes the next session.
+
+A session stays where it begins, often for hours. So a choice cannot be made good later, and what matters is where the
+next one goes:
+
+    round-robin      each in turn, by weight                                                   turns
+    first            the first in the file that has room                                       turns
+    least-sessions   the least loaded                                                          load
+    random-two       the less loaded of two at random: for many routers before one pool        load
+    hash             the same key, the same backend                                            ring
+
+``slow_start`` holds for round-robin, least-sessions and random-two; what the others promise it would break.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from random import Random
 from typing import Protocol
 
-from wsrouter.config.values import Backend
+from wsrouter.config.values import Balance, Pool
+from wsrouter.policy.load import LeastSessions, RandomTwo
+from wsrouter.policy.members import Member
+from wsrouter.policy.ring import ConsistentHash
+from wsrouter.policy.turns import First, round_robin
 
 
 class Balancer(Protocol):
-    """Chooses among the backends of one pool."""
+    """Chooses among the members of one pool."""
 
-    def pick(self, excluded: Collection[Backend] = (), live: Mapping[Backend, int] | None = None) -> Backend | None:
-        """Return the backend for one more session, or None when none can take it.
+    def pick(self, now: float, key: bytes | None = None, excluded: Collection[Member] = ()) -> Member | None:
+        """Return the member for one more session, or None when none can take it.
 
-        ``excluded`` are those that must not be chosen, being down or already tried for this session. ``live`` counts
-        the sessions of each backend, absent ones having none; a backend with ``max_sessions`` of them is full.
-        Backups are chosen only while no other backend can be. A backend of weight 0 is never chosen.
+        ``now`` is on the clock of the members' ``since``. ``key`` is what ``balance = hash`` looks at; with None, or an
+        empty one (the client has no such cookie, say), it takes turns. ``excluded`` are those already tried for this
+        session. Backups are chosen only while no other member can be. Weight 0 is never chosen.
+
+        No member is changed: it is for the caller to count the session in ``live`` before the next pick. Whether
+        a member takes more, its ``live`` and ``since`` are looked at each time, so nobody need tell when they change.
         """
         ...
 
 
-class RoundRobin:
-    """Smooth weighted round robin, as nginx does it: heavy backends get their turns spread out, not in a row.
+def balancer_for(pool: Pool, members: Sequence[Member], random: Random) -> Balancer:
+    """Make the balancer of ``pool`` for its members, in file order.
 
-    Each pick gives every backend that can be chosen its weight in credit; the one with the most is chosen and pays the
-    sum of what was given. Weights 5, 1, 1 make a a b a c a a. With equal weights that is a plain rotation, which is
-    done as one, without credits.
+    The members' weights, labels and which are backups are read once: after a reload, make a new one.
     """
+    used = [member for member in members if member.weight > 0]
+    primaries = [member for member in used if not member.backend.backup]
+    backups = [member for member in used if member.backend.backup]
+    if primaries and backups:
+        return WithBackups(_balancer(pool, primaries, random), _balancer(pool, backups, random))
+    return _balancer(pool, primaries or backups, random)
+
+
+def _balancer(pool: Pool, members: Sequence[Member], random: Random) -> Balancer:
+    slow_start = pool.slow_start or 0.0
+    match pool.balance:
+        case Balance.ROUND_ROBIN:
+            return round_robin(members, slow_start)
+        case Balance.LEAST_SESSIONS:
+            return LeastSessions(members, slow_start)
+        case Balance.RANDOM_TWO:
+            return RandomTwo(members, random, slow_start)
+        case Balance.FIRST:
+            return First(members)
+        case Balance.HASH:
+            return ConsistentHash(members, slow_start)
+
+
+class WithBackups:
+    """Two balancers, the second for when the first has nobody."""
 
     __slots__ = ("_backups", "_primaries")
 
-    def __init__(self, backends: Sequence[Backend]) -> None:
-        self._primaries = _turns([backend for backend in backends if not backend.backup])
-        self._backups = _turns([backend for backend in backends if backend.backup])
+    def __init__(self, primaries: Balancer, backups: Balancer) -> None:
+        self._primaries = primaries
+        self._backups = backups
 
-    def pick(self, excluded: Collection[Backend] = (), live: Mapping[Backend, int] | None = None) -> Backend | None:
-        """Return the backend whose turn it is; see ``Balancer``."""
-        return self._primaries.next(excluded, live) or self._backups.next(excluded, live)
-
-
-class _Rotation:
-    """Backends of one weight, each in turn."""
-
-    __slots__ = ("_at", "_backends")
-
-    def __init__(self, backends: Sequence[Backend]) -> None:
-        self._backends = tuple(backends)
-        self._at = 0
-
-    def next(self, excluded: Collection[Backend], live: Mapping[Backend, int] | None) -> Backend | None:
-        backends = self._backends
-        at = self._at
-        for _ in backends:
-            backend = backends[at]
-            at += 1
-            if at == len(backends):
-                at = 0
-            if not (excluded and backend in excluded) and not (live and _is_full(backend, live)):
-                self._at = at
-                return backend
-        return None
-
-
-class _Credits:
-    """Backends of different weights."""
-
-    __slots__ = ("_backends", "_credits")
-
-    def __init__(self, backends: Sequence[Backend]) -> None:
-        self._backends = tuple(backends)
-        self._credits = [0] * len(backends)
-
-    def next(self, excluded: Collection[Backend], live: Mapping[Backend, int] | None) -> Backend | None:
-        credit = self._credits
-        total = 0
-        best = -1
-        for at, backend in enumerate(self._backends):
-            if (excluded and backend in excluded) or (live and _is_full(backend, live)):
-                continue
-            total += backend.weight
-            credit[at] += backend.weight
-            if best < 0 or credit[at] > credit[best]:
-                best = at
-        if best < 0:
-            return None
-        credit[best] -= total
-        return self._backends[best]
-
-
-def _turns(backends: Sequence[Backend]) -> _Rotation | _Credits:
-    used = [backend for backend in backends if backend.weight > 0]
-    return _Credits(used) if len({backend.weight for backend in used}) > 1 else _Rotation(used)
-
-
-def _is_full(backend: Backend, live: Mapping[Backend, int]) -> bool:
-    # The limit first: most backends have none, and hashing a backend costs more than the rest of the pick.
-    return backend.max_sessions is not None and live.get(backend, 0) >= backend.max_sessions
+    def pick(self, now: float, key: bytes | None = None, excluded: Collection[Member] = ()) -> Member | None:
+        """Return a primary, else a backup; see ``Balancer``."""
+        return self._primaries.pick(now, key, excluded) or self._backups.pick(now, key, excluded)
