@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from twisted.internet.task import Clock
+from websockets.sync.server import Server
 
 from wsrouter.backends.dial import Address
 from wsrouter.relay.loop import Relay
@@ -92,3 +95,20 @@ def nobody() -> Address:
     """An address where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return Address(socket.AF_INET, server.getsockname())
+
+
+@contextmanager
+def _served(server: Server) -> Iterator[Server]:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def serving() -> Callable[[Server], AbstractContextManager[Server]]:
+    """``with serving(server)``: a server of the websockets library runs in a thread of its own."""
+    return _served
