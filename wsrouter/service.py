@@ -149,14 +149,12 @@ class RouterService(Service):
             pools=self.pools,
             routes=RouteTable(routes),
             rules=rules,
-            handlers={route.name: maker_for(route, rules[route.name], self._proxies) for route in plain},
+            handlers={route.name: maker_for(route, rules[route.name], self.pools, self._proxies) for route in plain},
             log_query=self.config.router.log_query,
         )
 
     def _proxy(self, pool: BackendPool) -> HttpProxy:
-        return HttpProxy(
-            self.reactor, pool.config, pool.pick, pool.endpoint, self.relay.deadlines, pool.take, pool.give_back
-        )
+        return HttpProxy(self.reactor, pool, self.relay.deadlines)
 
     def _demo_certificates(self) -> DemoCertificates | None:
         names = [name for listener in self.config.listeners for name in listener.demo_certificates]
@@ -224,6 +222,8 @@ class RouterService(Service):
         self.relay.start()
         for echo in self._echoes:
             echo.startService()
+        for pool in self.pools.values():
+            pool.start()
         # Clients wait in the kernel's queue until the names of backends were looked up once, or for so long.
         self._patience = self.reactor.callLater(FIRST_LOOKUPS, self._accept)
         looked_up = self.discovery.start().addCallback(lambda _: self._accept())
@@ -263,6 +263,8 @@ class RouterService(Service):
         self._stop_waiting()
         waiting = self._release()
         waiting += [maybeDeferred(proxy.stop) for proxy in self._proxies.values()]
+        for pool in self.pools.values():
+            pool.stop()
         for entry in list(self.registry.entries.values()):
             entry.abort()
         self.relay.stop()

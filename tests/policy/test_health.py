@@ -121,7 +121,7 @@ def test_only_failures_close_together_eject(times: list[float], ejected: bool) -
 def test_successes_between_do_not_excuse_failures() -> None:
     health = Health("a:80", UNCHECKED, 0.0)
     for time in range(3):
-        health.success(time)
+        health.success()
         health.failure(time, "refused")
     assert health.state is EJECTED
 
@@ -158,7 +158,7 @@ def test_after_an_ejection_one_failure_ejects_again() -> None:
 def test_a_trial_ends_with_a_success_or_with_time(proof: str) -> None:
     health = on_trial()
     if proof == "a success":
-        health.success(11.0)
+        health.success()
     at = 11.0 if proof == "a success" else 20.0
     assert health.failure(at, "refused") is None
     assert health.failure(at, "refused") is None

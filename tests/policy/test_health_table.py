@@ -66,7 +66,7 @@ def test_members_are_available_while_they_are_up() -> None:
     assert (a.available, a.since) == (True, 11.0)
     assert watcher.told == ["a up -> ejected", "a ejected -> up"]
     assert watcher.table.next_due() is None
-    watcher.table.success(a, 12.0)
+    watcher.table.success(a)
     watcher.table.failure(a, 13.0, "refused")
     assert a.available
 
@@ -146,7 +146,7 @@ def test_what_is_told_of_one_who_left_is_ignored() -> None:
     watcher = Watcher(pool(), a)
     watcher.fail(gone)
     watcher.fall(gone)
-    watcher.table.success(gone, 1.0)
+    watcher.table.success(gone)
     watcher.table.passed(gone, 1.0, 0.1)
     watcher.table.by_hand(gone, 1.0, Hand.DOWN)
     assert watcher.told == []
@@ -184,7 +184,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, 3))
     def succeed(self, at: int) -> None:
-        self.table.success(self.all[at % len(self.all)], self.now)
+        self.table.success(self.all[at % len(self.all)])
 
     @rule(at=st.integers(0, 3), passes=st.lists(st.booleans(), min_size=1, max_size=3))
     def check(self, at: int, passes: list[bool]) -> None:

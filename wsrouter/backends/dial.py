@@ -48,6 +48,8 @@ class TlsClient:
 class Dial:
     """Connects within ``timeout`` seconds (TLS included) and calls ``connected`` or ``failed``, once.
 
+    ``preface`` is sent first of all, before TLS: a PROXY header.
+
     ``addresses`` are those of one backend, at least one. The next is tried when one refuses, or has not answered within
     its share of the time. The result never comes before the constructor has returned. ``cancel`` forgets the attempt.
     """
@@ -60,6 +62,7 @@ class Dial:
         "_keepalive",
         "_leg",
         "_others",
+        "_preface",
         "_share",
         "_socket",
         "_tls",
@@ -77,8 +80,10 @@ class Dial:
         failed: Failed,
         tls: TlsClient | None = None,
         keepalive: float | None = None,
+        preface: bytes = b"",
     ) -> None:
         self.relay = relay
+        self._preface = preface
         self._address, *self._others = addresses
         self._tls = tls
         self._keepalive = keepalive
@@ -174,6 +179,14 @@ class Dial:
         if sock is None:
             return  # cancelled meanwhile
         self._socket = None
+        if self._preface:
+            # A new connection has room for so little.
+            try:
+                sock.send(self._preface)
+            except OSError as error:
+                self._socket = sock
+                self._refused(error.errno or errno.EIO)
+                return
         # The leg takes this one's place on the relay.
         if self._tls is None:
             self._succeed(Leg(self.relay, sock, self._address.sockaddr, self._watched))

@@ -8,7 +8,7 @@ backends, and of many routers that were started together, do not fall into step.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from ssl import SSLContext
 from typing import Protocol
@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from wsrouter.backends.dial import Address, TlsClient
 from wsrouter.backends.discovery import Discovery, literal_address
+from wsrouter.backends.preface import proxy_preface
 from wsrouter.backends.probes import probe
 from wsrouter.backends.tls import backend_context, server_name
 from wsrouter.config.values import Backend, Check, Pool
@@ -81,13 +82,15 @@ class HealthChecker:
         self._end_rounds()
         self._await_expiry()
 
+    def prepare(self, members: Iterable[Member]) -> None:
+        """The pool will have other members. Raises ConfigError, and goes on as before, for unusable TLS files."""
+        self._targets = _targets(self.pool, members)
+
     def reconfigure(self) -> None:
         """The pool has another configuration, and the table follows it already.
 
-        A backend that stays keeps its rounds if the check is the same. Raises ConfigError, and goes on as before, when
-        TLS files cannot be used.
+        ``prepare`` came before. A backend that stays keeps its rounds if the check is the same.
         """
-        self._targets = _targets(self.pool, self.table)
         check, self._check = self._check, self.pool.config.check
         self._end_rounds(self._targets if self._check == check else ())
         for member, rounds in self._rounds.items():
@@ -143,25 +146,27 @@ class _Target:
         self._literal = literal_address(backend)
         #: A socket's path is no host.
         self._host = check.host or (backend.label if backend.unix is None else "localhost")
+        # A backend that wants a PROXY header wants it of probes as well; this one speaks for nobody.
+        self._preface = b"" if pool.config.send_proxy is None else proxy_preface(pool.config.send_proxy, None, None)
         self._tls: TlsClient | None = None
         if context is not None and check.tls is not None:
             self._tls = TlsClient(context, server_name(check.tls, backend))
 
     def probe(self) -> Deferred[float]:
         """Probe it now."""
-        return probe(self._pool.relay, self.check, self._addresses(), self._host, self._tls)
+        return probe(self._pool.relay, self.check, self._addresses(), self._host, self._tls, self._preface)
 
     def _addresses(self) -> Sequence[Address]:
         return self._pool.discovery.addresses(self._backend) if self._literal is None else (self._literal,)
 
 
-def _targets(pool: Watched, table: HealthTable) -> dict[Member, _Target]:
+def _targets(pool: Watched, members: Iterable[Member]) -> dict[Member, _Target]:
     """All that is to be probed; ConfigError for TLS files that cannot be used."""
     check = pool.config.check
     if check is None:
         return {}
     context = None if check.tls is None else backend_context(check.tls)
-    return {member: _Target(pool, member.backend, check, context) for member in table}
+    return {member: _Target(pool, member.backend, check, context) for member in members}
 
 
 class _Rounds:

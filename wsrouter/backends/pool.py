@@ -1,176 +1,234 @@
-"""A pool at work: which backend is next, how many sessions each has, and the attempt to reach one.
+"""A pool at work: its members, which of them is next, how they are, and how to reach one.
 
-An attempt walks from backend to backend, never to the same one twice, until one answers or the pool's ``retries`` are
-used up. The layer above may send it on (``retry``) when a backend that accepted the connection turns out to be no
-good before anything of it has reached the client.
+What a pool is made of comes from ``policy``: members, a balancer, a table of health, the sticky cookie. The pool holds
+them together through reloads, so that a backend that stays in the configuration stays the same member, with its live
+sessions and its health.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection
+from typing import cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
 
 from wsrouter.backends.dial import Dial, TlsClient
 from wsrouter.backends.discovery import Discovery
+from wsrouter.backends.health import HealthChecker
 from wsrouter.backends.tls import backend_context, server_name
+from wsrouter.backends.waiting import Waiting, WaitingLine
 from wsrouter.config.values import Backend, Pool
 from wsrouter.errors import BackendError, DialError
-from wsrouter.policy.balancing import RoundRobin
+from wsrouter.policy.balancing import balancer_for
+from wsrouter.policy.health import Change, State
+from wsrouter.policy.health_table import HealthTable
+from wsrouter.policy.members import Member
+from wsrouter.policy.stickiness import StickyCookie
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 
+#: In these states a backend is gone for its live sessions, too; one ejected for failed openings may still serve those.
+_GONE = frozenset((State.DOWN, State.OFF))
+
 
 class BackendPool:
-    """One ``[pool]`` of the configuration, running."""
+    """One ``[pool]`` of the configuration, running. Raises ConfigError for TLS files that cannot be used."""
 
     def __init__(self, relay: Relay, config: Pool, discovery: Discovery, keepalive: float | None = None) -> None:
         self.relay = relay
-        self.config = config
         self.name = config.name
         self.discovery = discovery
+        self.config = config
         self.keepalive = keepalive
-        #: Live sessions, tunnels and requests of each backend, those being opened included.
-        self.live: dict[Backend, int] = dict.fromkeys(config.backends, 0)
-        self._balancer = RoundRobin(config.backends)
-        self._tls: dict[Backend, TlsClient] = {}
-        if config.tls is not None:
-            context = backend_context(config.tls)
-            self._tls = {backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends}
+        self.members = tuple([Member(backend) for backend in config.backends])
+        clock = cast(IReactorTime, relay.reactor)
+        self._tls = _tls_of(config)
+        self._random = random.Random()
+        self._balancer = balancer_for(config, self.members, self._random)
+        self.sticky = _sticky_of(config, self.members)
+        #: The health of every member, and what changes it.
+        self.table = HealthTable(config, self.members, clock.seconds())
+        self.line = WaitingLine(relay, self._pick_for_waiting, self.take, config.queue, config.queue_timeout)
+        #: Changes with what connections to the backends are made of.
+        self.epoch = object()
+        self._on_gone: list[Callable[[Member], None]] = []
+        self._checker = HealthChecker(clock, self, self.table)
+        self.table.observe(self._changed)
 
-    def pick(self, excluded: Collection[Backend] = ()) -> Backend | None:
-        """The backend whose turn it is, or None when all are excluded or full."""
-        return self._balancer.pick(excluded, self.live)
+    # Life.
 
-    def take(self, backend: Backend) -> None:
-        """Count one use of ``backend``; ``give_back`` must follow."""
-        self.live[backend] += 1
+    def start(self) -> None:
+        """Watch over the backends, from now on."""
+        self._checker.start()
 
-    def give_back(self, backend: Backend) -> None:
+    def stop(self) -> None:
+        """Watch no more; who waits gets no backend."""
+        self._checker.stop()
+        self.line.dismiss()
+
+    def reconfigure(self, config: Pool, keepalive: float | None) -> None:
+        """Take over a reload. Raises ConfigError, before anything has changed, for TLS files that cannot be used."""
+        tls = _tls_of(config)
+        now = self.relay.seconds()
+        known = {member.backend.label: member for member in self.members}
+        members = []
+        for backend in config.backends:
+            member = known.pop(backend.label, None)
+            if member is None:
+                member = Member(backend, since=now)
+            members.append(member)
+        before, self.config = self.config, config
+        try:
+            self._checker.prepare(members)
+        except Exception:
+            self.config = before
+            raise
+        self.keepalive, self._tls, self.epoch = keepalive, tls, object()
+        for member, backend in zip(members, config.backends, strict=True):
+            member.reconfigure(backend)
+        self.members = tuple(members)
+        if (before.balance, before.key, before.slow_start, before.backends) != (
+            config.balance,
+            config.key,
+            config.slow_start,
+            config.backends,
+        ):
+            self._balancer = balancer_for(config, self.members, self._random)
+        self.sticky = _sticky_of(config, self.members)
+        self.line.size, self.line.timeout = config.queue, config.queue_timeout
+        self.table.reconfigure(config, self.members, now)
+        self._checker.reconfigure()
+        for member in known.values():
+            member.available = False
+            self._tell_gone(member)
+        self.line.move_up()
+
+    def observe_gone(self, callback: Callable[[Member], None]) -> None:
+        """Tell ``callback`` of each member that goes down, by its checks or by hand, or leaves the pool."""
+        self._on_gone.append(callback)
+
+    def _changed(self, member: Member, change: Change) -> None:
+        if change.new in _GONE:
+            self._tell_gone(member)
+        elif change.new is State.UP:
+            self.line.move_up()
+
+    def _tell_gone(self, member: Member) -> None:
+        for callback in self._on_gone:
+            callback(member)
+
+    # Choosing.
+
+    def pick(
+        self, key: bytes | None = None, excluded: Collection[Member] = (), preferred: Member | None = None
+    ) -> Member | None:
+        """The member for one more session: the ``preferred`` one if it takes it, else the balancer's choice.
+
+        ``key`` is what ``balance = hash`` looks at. None when all are excluded, down or full, or when others wait
+        for a place already.
+        """
+        if self.line.waiting and not excluded:
+            return None
+        if preferred is not None and preferred.takes and preferred not in excluded:
+            return preferred
+        return self._balancer.pick(self.relay.seconds(), key, excluded)
+
+    def _pick_for_waiting(self, key: bytes | None) -> Member | None:
+        return self._balancer.pick(self.relay.seconds(), key)
+
+    def wait(self, key: bytes | None, served: Callable[[Member | None], None]) -> Waiting | None:
+        """Wait for a place, ``queue_timeout`` at most; ``served`` gets a member that is counted already, or None.
+
+        None is returned, and ``served`` never called, where waiting is of no use: nobody may wait, or nobody is up.
+        """
+        if not self.config.queue or not self._any_up():
+            return None
+        return self.line.join(key, served)
+
+    def _any_up(self) -> bool:
+        return any(member.available and member.weight > 0 for member in self.members)
+
+    def refusal(self) -> BackendError:
+        """What a client gets when no backend could even be tried."""
+        why = "is full" if self._any_up() else "is down"
+        return BackendError(503, f"pool {self.name}: every backend {why}")
+
+    def take(self, member: Member) -> None:
+        """Count one use of ``member``; ``give_back`` must follow."""
+        member.live += 1
+
+    def give_back(self, member: Member) -> None:
         """One use has ended."""
-        self.live[backend] -= 1
+        member.live -= 1
+        if self.line.waiting:
+            self.line.move_up()
+
+    # What openings tell of backends.
+
+    def failed(self, member: Member, error: DialError | BackendError) -> None:
+        """An opening failed, and it was the backend's fault."""
+        self.table.failure(member, self.relay.seconds(), error.reason)
+
+    def worked(self, member: Member) -> None:
+        """The backend has answered."""
+        self.table.success(member)
+
+    # Reaching one.
 
     def dial(
-        self, backend: Backend, connected: Callable[[Leg], None], failed: Callable[[DialError], None]
+        self,
+        member: Member,
+        connected: Callable[[Leg], None],
+        failed: Callable[[DialError], None],
+        preface: bytes = b"",
+        timeout: float | None = None,
     ) -> Dial | None:
-        """Connect to ``backend``, TLS included where the pool has it.
+        """Connect to ``member``, with ``preface`` as its first bytes, then TLS where the pool has it.
 
-        None: it has no address, and ``failed`` was called.
+        ``timeout`` shortens the pool's own. None: it has no address, and ``failed`` was called.
         """
+        backend = member.backend
         addresses = self.discovery.addresses(backend)
         if not addresses:
             failed(DialError("its name does not resolve"))
             return None
+        limit = self.config.connect_timeout
         return Dial(
             self.relay,
             addresses,
-            self.config.connect_timeout,
+            limit if timeout is None or timeout > limit else timeout,
             connected,
             failed,
-            self._tls.get(backend),
+            self._tls.get(backend) if self._tls else None,
             self.keepalive,
+            preface,
         )
 
-    def endpoint(self, backend: Backend) -> IStreamClientEndpoint:
-        """``backend`` as a Twisted endpoint: for the HTTP client."""
-        return _DialEndpoint(self, backend)
+    def endpoint(self, member: Member, preface: bytes = b"") -> IStreamClientEndpoint:
+        """``member`` as a Twisted endpoint: for the HTTP client."""
+        return _DialEndpoint(self, member, preface)
 
 
-class Attempt:
-    """Reaches one backend of a pool for one client.
+def _tls_of(config: Pool) -> dict[Backend, TlsClient]:
+    if config.tls is None:
+        return {}
+    context = backend_context(config.tls)
+    return {backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends}
 
-    ``connected(leg, backend)`` or ``failed(error)`` is called, once for ``start`` and once for each ``retry``; the
-    one who got a leg owns it, and the backend's count until ``give_back``.
-    """
 
-    __slots__ = ("_backend", "_connected", "_dial", "_failed", "pool", "tried")
-
-    def __init__(
-        self,
-        pool: BackendPool,
-        connected: Callable[[Leg, Backend], None],
-        failed: Callable[[BackendError], None],
-    ) -> None:
-        self.pool = pool
-        self._connected = connected
-        self._failed = failed
-        self._dial: Dial | None = None
-        self._backend: Backend | None = None
-        #: The backends that were tried and did not serve, with the reason.
-        self.tried: list[tuple[Backend, DialError]] = []
-
-    def start(self) -> None:
-        """Try the first backend."""
-        self._next()
-
-    def retry(self, error: DialError) -> None:
-        """The backend that was reached is no good after all (``error``): give it back and try another."""
-        backend = self._backend
-        assert backend is not None
-        self._backend = None
-        self.pool.give_back(backend)
-        self.tried.append((backend, error))
-        self._next()
-
-    def cancel(self) -> None:
-        """The client is gone: stop dialling."""
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
-            assert self._backend is not None
-            self.pool.give_back(self._backend)
-            self._backend = None
-
-    def settle(self) -> None:
-        """The backend that was reached serves: nothing more is asked of this attempt but its story."""
-        # Its callbacks are bound methods of whoever holds the attempt: a cycle for every session.
-        del self._connected, self._failed
-
-    def story(self) -> str:
-        """What was tried, for the log: ``127.0.0.1:2222 connection refused, 127.0.0.1:3333 no connection in time``."""
-        if not self.tried:
-            return ""
-        return ", ".join(f"{backend.label} {error.reason}" for backend, error in self.tried)
-
-    def _next(self) -> None:
-        pool = self.pool
-        backend = None
-        if len(self.tried) <= pool.config.retries:
-            backend = pool.pick([backend for backend, _ in self.tried])
-        if backend is None:
-            self._give_up()
-            return
-        self._backend = backend
-        pool.take(backend)
-        dial = pool.dial(backend, self._reached, self._unreached)
-        if dial is not None:  # else it failed at once, and the next backend's dial may be under way already
-            self._dial = dial
-
-    def _reached(self, leg: Leg) -> None:
-        self._dial = None
-        assert self._backend is not None
-        self._connected(leg, self._backend)
-
-    def _unreached(self, error: DialError) -> None:
-        self._dial = None
-        self.retry(error)
-
-    def _give_up(self) -> None:
-        if not self.tried:
-            self._failed(BackendError(503, f"pool {self.pool.name}: every backend is full"))
-            return
-        last = self.tried[-1][1]
-        status = 504 if last.timed_out else 502 if last.nonsense else 503
-        self._failed(BackendError(status, f"pool {self.pool.name}: no backend answers: {self.story()}"))
+def _sticky_of(config: Pool, members: tuple[Member, ...]) -> StickyCookie | None:
+    return None if config.sticky is None else StickyCookie(config.sticky, config.name, members)
 
 
 @implementer(IStreamClientEndpoint)
 class _DialEndpoint:
-    def __init__(self, pool: BackendPool, backend: Backend) -> None:
+    def __init__(self, pool: BackendPool, member: Member, preface: bytes) -> None:
         self._pool = pool
-        self._backend = backend
+        self._member = member
+        self._preface = preface
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Dial the backend and attach a protocol of the factory to the leg."""
@@ -194,5 +252,5 @@ class _DialEndpoint:
                 return
             result.callback(protocol)
 
-        dial = self._pool.dial(self._backend, connected, result.errback)
+        dial = self._pool.dial(self._member, connected, result.errback, self._preface)
         return result

@@ -44,24 +44,35 @@ _AUTOBAHN_DROPPED = "I dropped the WebSocket TCP connection: "
 
 
 def probe(
-    relay: Relay, check: Check, addresses: Sequence[Address], host: str, tls: TlsClient | None = None
+    relay: Relay,
+    check: Check,
+    addresses: Sequence[Address],
+    host: str,
+    tls: TlsClient | None = None,
+    preface: bytes = b"",
 ) -> Deferred[float]:
     """Probe the backend at ``addresses`` once, as ``check`` says, within ``check.timeout`` seconds overall.
 
-    ``host`` is for the Host field. Fires, never at once but for a backend without an address, with the round-trip time
-    in seconds: of connecting, of the request, or of the ping. Fails with a DialError whose reason is in few words.
-    Cancelling it ends the connection.
+    ``host`` is for the Host field, ``preface`` opens the connection. Fires, never at once but for a backend without an
+    address, with the round-trip time in seconds: of connecting, of the request, or of the ping. Fails with a DialError
+    whose reason is in few words. Cancelling it ends the connection.
     """
     if not addresses:
         return fail(DialError("its name does not resolve"))
-    return _Probe(relay, check, addresses, host, tls).result
+    return _Probe(relay, check, addresses, host, tls, preface).result
 
 
 class _Probe:
     """One probe under way. A conversation on its leg calls ``settle``, ``finish`` and ``fail``."""
 
     def __init__(
-        self, relay: Relay, check: Check, addresses: Sequence[Address], host: str, tls: TlsClient | None
+        self,
+        relay: Relay,
+        check: Check,
+        addresses: Sequence[Address],
+        host: str,
+        tls: TlsClient | None,
+        preface: bytes,
     ) -> None:
         self.relay = relay
         self.check = check
@@ -73,7 +84,7 @@ class _Probe:
         self._leg: Leg | None = None
         self._rtt: float | None = None
         self._began = relay.seconds()
-        self._dial = Dial(relay, addresses, check.timeout, self._connected, self.fail, tls)
+        self._dial = Dial(relay, addresses, check.timeout, self._connected, self.fail, tls, preface=preface)
         self._deadline = relay.deadlines.after(check.timeout, self._expired)
 
     def asks(self, awaits: str) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsrouter.backends.pool import Attempt, BackendPool
+from wsrouter.backends.attempt import Attempt
+from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
 from wsrouter.errors import BackendError
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Counts, End, Facts, Kind, Refusal, Registry, Who
+from wsrouter.policy.members import Member
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 from wsrouter.relay.pump import FramePump, Pump
@@ -39,12 +41,13 @@ class Tunnel:
 
     __slots__ = (
         "_attempt",
-        "_backend",
         "_client",
         "_connection",
         "_down",
         "_end",
         "_leg",
+        "_member",
+        "_pool",
         "_prefetch",
         "_room",
         "_rule",
@@ -61,11 +64,19 @@ class Tunnel:
         self._rule = rule
         self._prefetch = prefetch
         self._leg: Leg | None = None
-        self._backend: values.Backend | None = None
+        self._member: Member | None = None
         self._end: End | None = None
         self._up: Pump | None = None
         self._down: Pump | None = None
-        self._attempt: Attempt | None = Attempt(room.pools[rule.pool], self._connected, self._failed)
+        self._pool = pool = room.pools[rule.pool]
+        self._attempt: Attempt | None = Attempt(
+            pool,
+            self._connected,
+            self._failed,
+            None if pool.config.key is None else _key_of(pool.config.key, connection),
+            None,
+            b"" if pool.config.send_proxy is None else connection.preface(pool.config.send_proxy, client.getHost()),
+        )
         client.protocol = None
         client.coupling = self
         client.pauseProducing()
@@ -75,14 +86,15 @@ class Tunnel:
         assert self._attempt is not None
         self._attempt.start()
 
-    def _connected(self, leg: Leg, backend: values.Backend) -> None:
+    def _connected(self, leg: Leg, member: Member) -> None:
         client, attempt = self._client, self._attempt
         assert client is not None
         assert attempt is not None
         attempt.settle()
+        self._pool.worked(member)
         self._attempt = None
         self._leg = leg
-        self._backend = backend
+        self._member = member
         self._up = up = Pump(self, client, leg)
         self._down = down = Pump(self, leg, client)
         client.couple(self, up, down)
@@ -95,7 +107,7 @@ class Tunnel:
             listener=connection.listener,
             rule=self._rule.name,
             pool=self._rule.pool,
-            backend=backend.label,
+            backend=member.label,
             opened=room.relay.seconds(),
             sni=connection.sni or "",
             tried=attempt.story(),
@@ -162,10 +174,10 @@ class Tunnel:
             self._end = End(Who.CLIENT if leg is self._client else Who.BACKEND, None, reason)
 
     def _finished(self) -> None:
-        if self._backend is None:
+        if self._member is None:
             return  # it never lived
         room = self._room
-        room.pools[self._rule.pool].give_back(self._backend)
+        self._pool.give_back(self._member)
         if self._rule.idle_timeout is not None:
             room.idle.forget(self, self._rule.idle_timeout)
         assert self._end is not None
@@ -203,3 +215,8 @@ class Tunnel:
         for leg in (self._client, self._leg):
             if leg is not None:
                 leg.abortConnection()
+
+
+def _key_of(key: values.BalanceKey, connection: Connection) -> bytes:
+    """What ``balance = hash`` looks at; the configuration lets a tunnel's pool ask for nothing else."""
+    return (connection.sni or "" if key.source is values.KeySource.SNI else connection.ip).encode()

@@ -18,12 +18,13 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from wsrouter.backends.pool import Attempt
-from wsrouter.config import values
+from wsrouter.backends.attempt import Attempt
 from wsrouter.errors import BackendError, DialError, HttpError
+from wsrouter.layer7.affinity import affinity_of
 from wsrouter.layer7.session import RelaySession
 from wsrouter.layer7.site import Request, Site
 from wsrouter.live.registry import Facts, Kind
+from wsrouter.policy.members import Member
 from wsrouter.policy.routing import strip
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
@@ -63,9 +64,11 @@ class Opening(TwistedProtocol):
         self._upgrade = upgrade
         route = request.route
         assert route.pool is not None
-        self._pool = site.pools[route.pool]
-        self._attempt = Attempt(self._pool, self._connected, self._failed)
-        self._backend: values.Backend | None = None
+        self._pool = pool = site.pools[route.pool]
+        self._affinity = affinity = affinity_of(pool, request, client)
+        self._attempt = Attempt(pool, self._connected, self._failed, affinity.key, affinity.preferred, affinity.preface)
+        #: The backend that was reached; it is counted until it is given back.
+        self._member: Member | None = None
         self._leg: Leg | None = None
         self._received = b""
         self._deadline: Deadline | None = None
@@ -84,8 +87,8 @@ class Opening(TwistedProtocol):
 
     # Reaching a backend.
 
-    def _connected(self, leg: Leg, backend: values.Backend) -> None:
-        self._leg, self._backend = leg, backend
+    def _connected(self, leg: Leg, member: Member) -> None:
+        self._leg, self._member = leg, member
         self._received = b""
         self._deadline = self._site.relay.deadlines.after(self._pool.config.handshake_timeout, self._late)
         leg.attach(self)
@@ -111,13 +114,13 @@ class Opening(TwistedProtocol):
     def _late(self) -> None:
         self._deadline = None
         if self._body is None:
-            self._give_up(BackendError(504, f"{self._label()} keeps silent after the opening handshake"))
+            self._blame(BackendError(504, f"{self._label()} keeps silent after the opening handshake"))
         else:
             self._break_off()
 
     def _label(self) -> str:
-        assert self._backend is not None
-        return f"pool {self._pool.name}: backend {self._backend.label}"
+        assert self._member is not None
+        return f"pool {self._pool.name}: backend {self._member.label}"
 
     # What the backend says.
 
@@ -140,7 +143,7 @@ class Opening(TwistedProtocol):
                 received = received[end:]
                 end = cut_response(received)
         except BackendError as error:
-            self._give_up(BackendError(error.status, f"{self._label()}: {error.reason}"))
+            self._blame(BackendError(error.status, f"{self._label()}: {error.reason}"))
             return
         self._received = received
 
@@ -153,9 +156,9 @@ class Opening(TwistedProtocol):
         if self._body is not None:
             self._pass_end(orderly=isinstance(reason.value, ConnectionDone))
         elif self._received:
-            self._give_up(BackendError(502, f"{self._label()} broke off within its answer"))
+            self._blame(BackendError(502, f"{self._label()} broke off within its answer"))
         else:
-            self._backend = None  # the attempt gives it back
+            self._member = None  # the attempt gives it back
             self._attempt.retry(DialError("closed the connection before its answer", nonsense=True))
 
     def _answered(self, response: ResponseHead, rest: bytes) -> None:
@@ -170,12 +173,15 @@ class Opening(TwistedProtocol):
     def _open(self, response: ResponseHead, accepted: Accepted, rest: bytes) -> None:
         opener, self._opener = self._opener, None
         leg, self._leg = self._leg, None
+        member, pool = self._member, self._pool
         assert opener is not None
         assert leg is not None
-        assert self._backend is not None
+        assert member is not None
         self._stop_waiting()
         self._attempt.settle()
+        pool.worked(member)
         request, site = self._request, self._site
+        cookie = self._affinity.cookie(member)
         connection = request.connection
         early = opener.opened()
         session = RelaySession(
@@ -183,8 +189,8 @@ class Opening(TwistedProtocol):
             site.registry,
             site.sweeper,
             request.route,
-            self._pool,
-            self._backend,
+            pool,
+            member,
             connection,
             Facts(
                 kind=Kind.SESSION,
@@ -192,8 +198,8 @@ class Opening(TwistedProtocol):
                 client=connection.client,
                 listener=connection.listener,
                 rule=request.route.name,
-                pool=self._pool.name,
-                backend=self._backend.label,
+                pool=pool.name,
+                backend=member.label,
                 opened=site.relay.seconds(),
                 host=request.head.host,
                 path=site.path_for_log(request.target),
@@ -205,7 +211,7 @@ class Opening(TwistedProtocol):
             leg,
             deflate=accepted.deflate,
         )
-        session.run(early, client_answer(response, accepted), rest)
+        session.run(early, client_answer(response, accepted, cookie), rest)
 
     # A refusal of the backend's.
 
@@ -220,6 +226,8 @@ class Opening(TwistedProtocol):
             host=request.head.host,
             path=self._site.path_for_log(request.target),
         )
+        assert self._member is not None
+        self._pool.worked(self._member)
         fields = response_fields(response.fields)
         if response.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
@@ -276,8 +284,12 @@ class Opening(TwistedProtocol):
 
     # The end.
 
-    def _give_up(self, error: BackendError) -> None:
+    def _blame(self, error: BackendError) -> None:
+        """The backend has spoilt it."""
+        member = self._member
+        assert member is not None
         self._let_go().refused(error)
+        self._pool.failed(member, error)
 
     def _let_go(self) -> Opener:
         """Be done with the backend; the opener is told once, by the caller."""
@@ -288,9 +300,9 @@ class Opening(TwistedProtocol):
 
     def _drop(self) -> None:
         self._stop_waiting()
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            self._pool.give_back(backend)
+        member, self._member = self._member, None
+        if member is not None:
+            self._pool.give_back(member)
         leg, self._leg = self._leg, None
         if leg is not None:
             leg.abortConnection()

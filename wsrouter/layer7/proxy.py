@@ -15,7 +15,7 @@ own, long by default, because a long poll is silent for minutes and in order.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
@@ -23,11 +23,14 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IResponse
 
+from wsrouter.backends.waiting import Waiting
 from wsrouter.config.values import Backend, Pool
 from wsrouter.errors import BackendError, DialError
+from wsrouter.layer7.affinity import Affinity
 from wsrouter.layer7.quiet import Deadlines, Quiet
 from wsrouter.layer7.request import PlainRequest
 from wsrouter.layer7.upstream import Delivery, Outgoing, Upstream, UpstreamEndpoint
+from wsrouter.policy.members import Member
 from wsrouter.wire.forwarding import Pair, response_fields
 
 if TYPE_CHECKING:
@@ -53,30 +56,43 @@ class _Stale(Exception):
     """A kept connection was closed by the backend before it answered, and the request may be repeated."""
 
 
+class Backends(Protocol):
+    """What the proxy needs of a pool; see ``BackendPool``."""
+
+    config: Pool
+    #: Changes with what connections to the backends are made of.
+    epoch: object
+
+    def pick(
+        self, key: bytes | None = None, excluded: Collection[Member] = (), preferred: Member | None = None
+    ) -> Member | None: ...
+
+    def wait(self, key: bytes | None, served: Callable[[Member | None], None]) -> Waiting | None: ...
+
+    def refusal(self) -> BackendError: ...
+
+    def take(self, member: Member) -> None: ...
+
+    def give_back(self, member: Member) -> None: ...
+
+    def failed(self, member: Member, error: DialError | BackendError) -> None: ...
+
+    def worked(self, member: Member) -> None: ...
+
+    def endpoint(self, member: Member, preface: bytes = b"") -> IStreamClientEndpoint: ...
+
+
 class HttpProxy:
     """The plain HTTP side of one pool.
 
-    ``pick`` gets the backends that were tried and returns the next one, or None. ``endpoint_for`` makes an endpoint
-    that connects within the pool's ``connect_timeout`` and speaks TLS where the pool says so; it fails with DialError
-    or one of Twisted's connect errors. ``opened`` and ``closed`` are called around each use of a backend.
+    Its endpoints connect within the pool's ``connect_timeout`` and speak TLS where the pool says so; they fail with
+    DialError or one of Twisted's connect errors.
     """
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        pool: Pool,
-        pick: Callable[[Collection[Backend]], Backend | None],
-        endpoint_for: Callable[[Backend], IStreamClientEndpoint],
-        deadlines: Deadlines,
-        opened: Callable[[Backend], None] = lambda backend: None,
-        closed: Callable[[Backend], None] = lambda backend: None,
-    ) -> None:
+    def __init__(self, reactor: IReactorTime, pool: Backends, deadlines: Deadlines) -> None:
+        self._reactor = reactor
         self._pool = pool
-        self._pick = pick
-        self._endpoint_for = endpoint_for
         self._deadlines = deadlines
-        self._opened = opened
-        self._closed = closed
         self._stopped = False
         self._connections = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
         self._connections.maxPersistentPerHost = KEPT_CONNECTIONS
@@ -84,7 +100,12 @@ class HttpProxy:
         self._connections.retryAutomatically = False
 
     async def handle(
-        self, request: PlainRequest, target: bytes, fields: Sequence[Pair], idle_timeout: float | None
+        self,
+        request: PlainRequest,
+        target: bytes,
+        fields: Sequence[Pair],
+        idle_timeout: float | None,
+        affinity: Affinity = Affinity(),  # noqa: B008 (it is a value)
     ) -> None:
         """Answer ``request`` with what a backend says to ``target`` and ``fields`` (``plain_fields``).
 
@@ -92,24 +113,51 @@ class HttpProxy:
         take it, 504 when time ran out, 502 when one answered nonsense, failed in TLS or broke off. An answer
         that breaks off later ends the client's connection. Cancelling ends the backend's part too.
         """
-        tried: list[Backend] = []
-        error = BackendError(503, f"no backend of pool {self._pool.name} can take it")
-        while len(tried) <= self._pool.retries:
-            backend = self._pick(tried)
-            if backend is None:
-                break
-            tried.append(backend)
-            self._opened(backend)
+        pool = self._pool
+        member = pool.pick(affinity.key, (), affinity.preferred)
+        if member is None:
+            member = await self._wait(affinity.key)
+        else:
+            pool.take(member)
+        until = self._reactor.seconds() + pool.config.retry_time
+        tried: list[Member] = []
+        while True:
+            tried.append(member)
             try:
-                await self._use(backend, request, target, fields, idle_timeout)
+                await self._use(member, request, target, fields, idle_timeout, affinity)
                 return
             except _Unanswered as unanswered:
-                error = unanswered.error
-                if not unanswered.again:
-                    break
+                error, again = unanswered.error, unanswered.again
             finally:
-                self._closed(backend)
-        raise error
+                pool.give_back(member)
+            pool.failed(member, error)
+            if not again or len(tried) > pool.config.retries or self._reactor.seconds() >= until:
+                raise error
+            following = pool.pick(affinity.key, tried)
+            if following is None:
+                raise error
+            member = following
+            pool.take(member)
+
+    def _wait(self, key: bytes | None) -> Deferred[Member]:
+        """A member that is counted already, once there is room. Fails with BackendError."""
+        waiting: Waiting | None = None
+
+        def cancelled(_: Deferred[Member]) -> None:
+            if waiting is not None:
+                waiting.cancel()
+
+        def served(member: Member | None) -> None:
+            if member is None:
+                result.errback(self._pool.refusal())
+            else:
+                result.callback(member)
+
+        result: Deferred[Member] = Deferred(cancelled)
+        waiting = self._pool.wait(key, served)
+        if waiting is None:
+            result.errback(self._pool.refusal())
+        return result
 
     def stop(self) -> Deferred[None]:
         """Close what is idle, and keep no connection from now on; requests under way end as they would."""
@@ -118,30 +166,38 @@ class HttpProxy:
 
     async def _use(
         self,
-        backend: Backend,
+        member: Member,
         request: PlainRequest,
         target: bytes,
         fields: Sequence[Pair],
         idle_timeout: float | None,
+        affinity: Affinity,
     ) -> None:
-        lines = _head_lines(request, target, fields, backend)
-        use = _Use(backend, request, lines, self._deadlines, idle_timeout)
+        lines = _head_lines(request, target, fields, member.backend)
+        use = _Use(member, request, lines, self._deadlines, idle_timeout)
+        preface = affinity.preface
         try:
-            response = await use.ask(await self._connect(backend, backend), lambda: not self._stopped)
+            if preface:
+                # It speaks for this client: the connection is nobody else's.
+                response = await use.ask(await self._connect(member, object(), preface), lambda: False)
+            else:
+                connection = await self._connect(member, (member, self._pool.epoch))
+                response = await use.ask(connection, lambda: not self._stopped)
         except _Stale:
             # Other kept ones may be no better: a key of its own gets a new connection, which is not kept.
-            response = await use.ask(await self._connect(backend, object()), lambda: False)
-        await use.deliver(response)
+            response = await use.ask(await self._connect(member, object(), preface), lambda: False)
+        self._pool.worked(member)
+        await use.deliver(response, affinity.cookie(member))
 
-    async def _connect(self, backend: Backend, key: object) -> HTTP11ClientProtocol:
-        endpoint = UpstreamEndpoint(self._endpoint_for(backend))
+    async def _connect(self, member: Member, key: object, preface: bytes = b"") -> HTTP11ClientProtocol:
+        endpoint = UpstreamEndpoint(self._pool.endpoint(member, preface))
         while True:
             try:
                 connection = await self._connections.getConnection(key, endpoint)
             except CancelledError:
                 raise
             except Exception as error:
-                raise _Unanswered(_dial_fault(backend, error), True) from error
+                raise _Unanswered(_dial_fault(member, error), True) from error
             upstream = _upstream_of(connection)
             if upstream.ready:
                 return connection
@@ -153,13 +209,13 @@ class _Use:
 
     def __init__(
         self,
-        backend: Backend,
+        member: Member,
         request: PlainRequest,
         lines: Sequence[bytes],
         deadlines: Deadlines,
         idle_timeout: float | None,
     ) -> None:
-        self._backend = backend
+        self._label = member.label
         self._request = request
         self._lines = lines
         self._quiet = Quiet(deadlines, idle_timeout, self._silent)
@@ -181,7 +237,7 @@ class _Use:
             self._outgoing.stop()
             raise self._explain(error) from error
 
-    async def deliver(self, response: IResponse) -> None:
+    async def deliver(self, response: IResponse, cookie: Pair | None) -> None:
         """Pass the answer on; one that breaks off ends the client's connection."""
         request = self._request
         head = self._upstream.head
@@ -189,6 +245,8 @@ class _Use:
         request.setResponseCode(head.status, head.reason)
         for name, value in response_fields(head.fields):
             request.responseHeaders.addRawHeader(name, value)
+        if cookie is not None:
+            request.responseHeaders.addRawHeader(*cookie)
         request.write(b"")  # type: ignore[no-untyped-call]
         delivery = Delivery(request, self._upstream, self._quiet)
         try:
@@ -206,7 +264,7 @@ class _Use:
             request.finish()  # type: ignore[no-untyped-call]
         else:
             cause = "fell silent in" if self._timed_out else "broke off"
-            request.abort(f"backend {self._backend.label} {cause} its answer")
+            request.abort(f"backend {self._label} {cause} its answer")
 
     def _may_last(self, may_last: Callable[[], bool]) -> Callable[[], bool]:
         upstream = self._upstream
@@ -214,7 +272,7 @@ class _Use:
 
     def _explain(self, error: Exception) -> Exception:
         upstream = self._upstream
-        label = self._backend.label
+        label = self._label
         if self._timed_out:
             return _Unanswered(BackendError(504, f"{label} did not answer in time"), False)
         reasons = getattr(error, "reasons", ())
@@ -254,9 +312,9 @@ def _head_lines(request: PlainRequest, target: bytes, fields: Sequence[Pair], ba
     return lines
 
 
-def _dial_fault(backend: Backend, error: Exception) -> BackendError:
+def _dial_fault(member: Member, error: Exception) -> BackendError:
     """What a failed connection means for the client."""
-    reason = f"{backend.label}: {error}"
+    reason = f"{member.label}: {error}"
     if isinstance(error, DialError):
         return BackendError(504 if error.timed_out else 502 if error.nonsense else 503, reason)
     if isinstance(error, TimeoutError):

@@ -24,6 +24,7 @@ from wsrouter.config import values
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Counts, End, Facts, Registry, Who
+from wsrouter.policy.members import Member
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
@@ -31,7 +32,6 @@ from wsrouter.relay.pump import FramePump
 from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker
-
 
 #: How long a backend that has sent and got its Close may take to close TCP, in seconds.
 LAST_PATIENCE = 1.0
@@ -41,11 +41,11 @@ class RelaySession:
     """One session, from the verified 101 to its end. ``run`` couples the legs."""
 
     __slots__ = (
-        "_backend",
         "_client",
         "_deadline",
         "_down",
         "_end",
+        "_member",
         "_owed",
         "_pool",
         "_registry",
@@ -66,7 +66,7 @@ class RelaySession:
         sweeper: IdleSweeper,
         route: values.Route,
         pool: BackendPool,
-        backend: values.Backend,
+        member: Member,
         connection: Connection,
         facts: Facts,
         client: Leg,
@@ -81,7 +81,7 @@ class RelaySession:
         self._sweeper = sweeper
         self._route = route
         self._pool = pool
-        self._backend = backend
+        self._member = member
         self._client: Leg | None = client
         self._server: Leg | None = server
         self._up = FramePump(self, client, server, FrameWalker(True, deflate))
@@ -315,7 +315,7 @@ class RelaySession:
             self._deadline = None
         if self._route.idle_timeout is not None:
             self._sweeper.forget(self, self._route.idle_timeout)
-        self._pool.give_back(self._backend)
+        self._pool.give_back(self._member)
         assert self._end is not None
         self._registry.close(self, self._end)
         self._up.dissolve()

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress
+
+from wsrouter.backends.preface import proxy_preface
+from wsrouter.config.values import SendProxy
 from wsrouter.relay.leg import Leg
+from wsrouter.wire.proxy_header import client_tlvs
 
 
 @dataclass(slots=True)
@@ -31,6 +37,12 @@ class Connection:
         if not self.port:
             return self.ip
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+
+    def preface(self, form: SendProxy, near: IAddress) -> bytes:
+        """The PROXY header that tells a backend of this client; ``near`` is the router's own end of the connection."""
+        source = (self.ip, self.port) if self.port else None
+        destination = (near.host, near.port) if isinstance(near, IPv4Address | IPv6Address) else None
+        return proxy_preface(form, source, destination, client_tlvs(self.sni))
 
 
 def connection_of(leg: Leg, number: int, listener: str) -> Connection:

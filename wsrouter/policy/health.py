@@ -175,7 +175,7 @@ class Health:
             return None
         return None if alone else self._move(Event.FAILURES, now, f"{reason} ({told})")
 
-    def success(self, now: float) -> None:
+    def success(self) -> None:
         """A session or request got through: the end of a trial."""
         self._trial_until = None
 

@@ -53,11 +53,11 @@ class HealthTable:
             alone = not any(_usable(other) for other in self._table if other is not member)
             self._apply(now, (member, health.failure(now, reason, alone)))
 
-    def success(self, member: Member, now: float) -> None:
+    def success(self, member: Member) -> None:
         """A session or request got through."""
         health = self._table.get(member)
         if health is not None:
-            health.success(now)
+            health.success()
 
     def passed(self, member: Member, now: float, rtt: float) -> None:
         """A check of ``member`` passed, with this round-trip time in seconds."""

@@ -15,10 +15,12 @@ class Member:
     reload that keeps the backend keeps the member, with its live sessions and its health.
     """
 
-    __slots__ = ("_room", "available", "backend", "live", "since", "weight")
+    __slots__ = ("_room", "available", "backend", "label", "live", "since", "weight")
 
     def __init__(self, backend: Backend, since: float | None = None) -> None:
         self.backend = backend
+        #: How logs name it.
+        self.label = backend.label
         #: Sessions, tunnels and requests that live, those being opened included.
         self.live = 0
         #: Whether new work may go here: not down, not ejected, not drained.
@@ -41,4 +43,4 @@ class Member:
         return self.available and self.live < self._room
 
     def __repr__(self) -> str:
-        return f"<{self.backend.label} live={self.live}{'' if self.available else ' unavailable'}>"
+        return f"<{self.label} live={self.live}{'' if self.available else ' unavailable'}>"

@@ -27,10 +27,12 @@ class StickyCookie:
     takes another session is for the caller to ask.
     """
 
-    __slots__ = ("_ends", "_ids", "_members", "_name")
+    __slots__ = ("_ends", "_ids", "_members", "_name", "ages")
 
     def __init__(self, sticky: Sticky, pool_name: str, members: Sequence[Member]) -> None:
         self._name = sticky.cookie.encode()
+        #: Whether browsers forget the cookie after a time.
+        self.ages = sticky.max_age is not None
         self._ids = {member: _id(sticky.secret, pool_name, member.backend.label) for member in members}
         self._members = {text: member for member, text in self._ids.items()}
         #: What follows the id, on connections without TLS and with.
@@ -42,14 +44,8 @@ class StickyCookie:
         The first cookie of our name counts: browsers send the most specific one first (RFC 6265 5.4). Blanks
         around and quotes of a value do not. The work is in proportion to the length, which the head's limits bound.
         """
-        for pair in cookie.split(b";"):
-            name, equals, value = pair.partition(b"=")
-            if equals and name.strip(_BLANKS) == self._name:
-                value = value.strip(_BLANKS)
-                if len(value) > 1 and value.startswith(b'"') and value.endswith(b'"'):
-                    value = value[1:-1]
-                return self._members.get(value)
-        return None
+        value = cookie_value(cookie, self._name)
+        return None if value is None else self._members.get(value)
 
     def set_cookie(self, member: Member, secure: bool) -> bytes:
         """Return the value of the Set-Cookie field that names ``member`` (RFC 6265 4.1).
@@ -57,6 +53,18 @@ class StickyCookie:
         ``secure`` tells whether the client's connection has TLS.
         """
         return b"%s=%s%s" % (self._name, self._ids[member], self._ends[secure])
+
+
+def cookie_value(cookie: bytes, wanted: bytes) -> bytes | None:
+    """Return the value of the first cookie named ``wanted`` in that of a Cookie field, without blanks and quotes."""
+    for pair in cookie.split(b";"):
+        name, equals, value = pair.partition(b"=")
+        if equals and name.strip(_BLANKS) == wanted:
+            value = value.strip(_BLANKS)
+            if len(value) > 1 and value.startswith(b'"') and value.endswith(b'"'):
+                value = value[1:-1]
+            return value
+    return None
 
 
 def _id(secret: bytes | None, pool_name: str, label: str) -> bytes:

@@ -140,16 +140,19 @@ def response_fields(fields: Iterable[Field]) -> list[Pair]:
     return [(name, value) for lower, name, value in fields if lower not in dropped]
 
 
-def client_answer(response: ResponseHead, accepted: Accepted) -> bytes:
+def client_answer(response: ResponseHead, accepted: Accepted, added: Pair | None = None) -> bytes:
     """A backend's verified 101 as the client gets it; ``accepted`` is what ``verify_answer`` made of it.
 
-    Everything end-to-end passes as the backend wrote it, cookies and the handshake's fields included.
+    Everything end-to-end passes as the backend wrote it, cookies and the handshake's fields included; ``added`` is a
+    field of the router's own.
     """
     dropped = _FRAMING | _named(response.connection)
     if not accepted.deflate:
         # An empty list of extensions grants nothing, but some clients choke on it.
         dropped |= {b"sec-websocket-extensions"}
     lines = [b"%b: %b\r\n" % (name, value) for lower, name, value in response.fields if lower not in dropped]
+    if added is not None:
+        lines.append(b"%b: %b\r\n" % added)
     return b"HTTP/1.1 101 %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%b\r\n" % (
         response.reason or b"Switching Protocols",
         b"".join(lines),
