@@ -33,10 +33,6 @@ from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker
 
-#: How long a backend that has sent and got its Close may take to close TCP, in seconds.
-LAST_PATIENCE = 1.0
-
-
 class RelaySession:
     """One session, from the verified 101 to its end. ``run`` couples the legs."""
 
@@ -165,24 +161,14 @@ class RelaySession:
         if self._end is None:
             self._end = End(self._who(pump.source), close[0], close[1])
             self._wait_for_answer()
-        if self._is_answered():
+        elif self._is_answered():
             # Both have had their last word (RFC 6455 5.5.1): nothing is left to linger for.
             if self._client is not None:
                 self._client.close()
-            if self._server is not None:
-                self._leave_backend(self._server)
-
-    def _leave_backend(self, leg: Leg) -> None:
-        """Let the backend close first, being the server (RFC 6455 7.1.1), but not wait for it long.
-
-        Who closes first keeps the connection's port busy for a minute, and the ports towards a backend are few.
-        """
-        if leg.eof:
-            leg.close()
-            return
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = self._relay.deadlines.after(min(LAST_PATIENCE, self._route.close_timeout), self._late)
+            # The backend closes first, being the server (7.1.1), within what is left of the close timeout: who does keeps
+            # the connection's port busy for a minute, and the ports towards a backend are few.
+            if self._server is not None and self._server.eof:
+                self._server.close()
 
     def _is_answered(self) -> bool:
         """Whether both peers have sent their Close frame."""

@@ -33,6 +33,7 @@ _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 _FRAMING = _HOP_BY_HOP | {b"content-length"}
+_NO_EXTENSIONS = _FRAMING | {b"sec-websocket-extensions"}
 _NOT_TO_BACKENDS = _FRAMING | {b"expect", b"http2-settings", b"forwarded", b"x-real-ip"}
 _NOT_WITH_UPGRADE = _NOT_TO_BACKENDS | {b"sec-websocket-extensions"}
 _SPOOFED = b"x-forwarded-"
@@ -146,10 +147,10 @@ def client_answer(response: ResponseHead, accepted: Accepted, added: Pair | None
     Everything end-to-end passes as the backend wrote it, cookies and the handshake's fields included; ``added`` is a
     field of the router's own.
     """
-    dropped = _FRAMING | _named(response.connection)
-    if not accepted.deflate:
-        # An empty list of extensions grants nothing, but some clients choke on it.
-        dropped |= {b"sec-websocket-extensions"}
+    # An empty list of extensions grants nothing, but some clients choke on it.
+    dropped = _FRAMING if accepted.deflate else _NO_EXTENSIONS
+    if response.connection != (b"upgrade",):
+        dropped |= _named(response.connection)
     lines = [b"%b: %b\r\n" % (name, value) for lower, name, value in response.fields if lower not in dropped]
     if added is not None:
         lines.append(b"%b: %b\r\n" % added)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 import httptools
 
@@ -238,21 +238,18 @@ def _parse_fields(
     if head.find(b"\r\n\r\n", 2) != len(head) - 4:
         raise HttpError(400, "not one whole head")
     lines = head[start + 2 : -4].split(b"\r\n") if len(head) - 4 > start else []
-    known = list(map(_remembered.get, lines))
-    while None in known:
-        at = known.index(None)
-        known[at] = _plain(lines[at]) or _UNJUDGED
-    entries = cast("list[_Entry]", known)
-    if _UNJUDGED in entries:
+    if not lines:
+        return (), {}
+    if len(lines) > FIELD_LIMIT:
+        raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
+    entries = list(map(_entry_of, lines))
+    fields, pairs = zip(*entries)  # noqa: B905 (pairs)
+    values = dict(pairs)
+    if b"" in values:
         unknown = [line for line, entry in zip(lines, entries, strict=True) if entry is _UNJUDGED]
         judged = iter(_judge(unknown, parser, start_line))
-        entries = [next(judged) if entry is _UNJUDGED else entry for entry in entries]
-    if len(entries) > FIELD_LIMIT:
-        raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
-    if not entries:
-        return (), {}
-    fields, pairs = zip(*entries, strict=True)
-    values = dict(pairs)
+        fields, pairs = zip(*[next(judged) if entry is _UNJUDGED else entry for entry in entries], strict=True)
+        values = dict(pairs)
     if len(values) != len(fields):
         values = {}
         for lower, _, value in fields:
@@ -262,12 +259,19 @@ def _parse_fields(
 
 #: A line's field, and its name in lower case with the list of its one value; the list is shared and never changed.
 _Entry: TypeAlias = tuple[Field, tuple[bytes, list[bytes]]]
+#: Stands for a line that llhttp is to judge; no field has an empty name.
 _UNJUDGED: _Entry = ((b"", b"", b""), (b"", []))
 
 #: Field lines that were judged, and what they hold. Clients of one kind send the same lines again and again, and
 #: judging each is most of what a head costs. A line is remembered only where its meaning does not depend
 #: on other lines, where it is no secret, and while it is short.
-_remembered: dict[bytes, _Entry] = {}
+class _Remembered(dict[bytes, _Entry]):
+    def __missing__(self, line: bytes) -> _Entry:
+        return _plain(line) or _UNJUDGED
+
+
+_remembered = _Remembered()
+_entry_of = _remembered.__getitem__
 #: A token, a colon, one blank, visible ASCII: in exactly this shape there is nothing to judge about a line.
 _PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]++): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 _FRAMING_NAMES = frozenset((b"content-length", b"transfer-encoding"))
