@@ -159,12 +159,14 @@ class Registry:
     def open(self, entry: Entry) -> None:
         """``entry`` lives from now on."""
         self.entries[entry.number] = entry
-        self._tell(lambda observer: observer.opened(entry))
+        if self.observers:
+            self._tell(lambda observer: observer.opened(entry))
 
     def close(self, entry: Entry, end: End) -> None:
         """``entry`` has ended. Called once for each that was opened."""
         del self.entries[entry.number]
-        self._tell(lambda observer: observer.closed(entry, end))
+        if self.observers:
+            self._tell(lambda observer: observer.closed(entry, end))
 
     def answer(self, answer: Answer) -> None:
         """A plain request was answered."""
@@ -175,8 +177,6 @@ class Registry:
         self._tell(lambda observer: observer.refused(refusal))
 
     def _tell(self, call: Callable[[Observer], None]) -> None:
-        if not self.observers:
-            return
         # What an observer does wrong must harm neither a session nor the next one. A copy: one may leave meanwhile.
         for observer in tuple(self.observers):
             try:
