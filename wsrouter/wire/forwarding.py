@@ -23,7 +23,14 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from wsrouter.policy.forwarded import Effective, effective
 from wsrouter.policy.networks import Networks
-from wsrouter.wire.head import Field, RequestHead, ResponseHead, tokens
+from wsrouter.wire.head import (
+    REMEMBERED_LINES,
+    Field,
+    RequestHead,
+    ResponseHead,
+    may_be_remembered,
+    tokens,
+)
 from wsrouter.wire.opening import Accepted, Upgrade
 
 #: A field as it is written: name and value.
@@ -116,12 +123,18 @@ def upgrade_head(
     ``forward_target`` comes from ``Target.forward``. ``set_headers`` replace fields of the same name, the
     router's own included; an empty value removes. They cannot touch hop-by-hop fields, nor take Host away.
     """
-    pairs = _request_pairs(head, client, set_headers, _NOT_WITH_UPGRADE)
+    if set_headers or head.connection != (b"upgrade",) or not head.target.startswith(b"/"):
+        pairs = _request_pairs(head, client, set_headers, _NOT_WITH_UPGRADE)
+        lines = list(map(b": ".join, pairs))
+    else:
+        # Most clients' handshakes, by the same rules: nothing in them depends on anything but the field itself.
+        lines = list(filter(None, map(_line_with_upgrade, head.fields)))
+        lines += map(b": ".join, _forwarded(client))
     if upgrade.extensions and not any(name.lower() == b"sec-websocket-extensions" for name, _ in set_headers):
-        pairs.append((b"Sec-WebSocket-Extensions", b", ".join(upgrade.extensions)))
+        lines.append(b"Sec-WebSocket-Extensions: " + b", ".join(upgrade.extensions))
     return b"GET %b HTTP/1.1\r\n%b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" % (
         forward_target,
-        b"\r\n".join(map(b": ".join, pairs)),
+        b"\r\n".join(lines),
     )
 
 
@@ -181,6 +194,23 @@ def _request_pairs(
         pairs = [(name, head.host.encode() if name.lower() == b"host" else value) for name, value in pairs]
     pairs += ours
     return pairs
+
+
+class _Lines(dict[Field, bytes]):
+    """What becomes of a field behind an upgrade: its line, or nothing. Kept for fields that many clients send."""
+
+    def __missing__(self, field: Field) -> bytes:
+        lower, name, value = field
+        dropped = lower in _NOT_WITH_UPGRADE or _is_spoofed(lower, _NOT_WITH_UPGRADE)
+        line = b"" if dropped else b"%b: %b" % (name, value)
+        if may_be_remembered(lower, len(name) + len(value)):
+            if len(self) >= REMEMBERED_LINES:
+                self.clear()
+            self[field] = line
+        return line
+
+
+_line_with_upgrade = _Lines().__getitem__
 
 
 def _is_spoofed(lower: bytes, dropped: frozenset[bytes]) -> bool:
