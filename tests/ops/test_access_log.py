@@ -274,3 +274,12 @@ def test_a_pipe_whose_reader_sleeps_loses_lines_and_holds_nobody_up(tmp_path, st
     lines = (first + rest).decode().splitlines()
     assert all(line.startswith("time=") for line in lines)
     assert [line.endswith('reason="no route"') for line in lines[-3:]] == [False, True, True]
+
+
+def test_a_refusal_that_was_told_of_lately_has_no_line_of_its_own(tmp_path):
+    log = AccessLog(Clock(), Log.TEXT, tmp_path / "access.log")
+    log.open()
+    log.refused(REFUSAL)
+    log.refused(replace(REFUSAL, repeated=True))
+    log.close()
+    assert len((tmp_path / "access.log").read_text().splitlines()) == 1

@@ -78,6 +78,8 @@ class AccessLog:
 
     def refused(self, refusal: Refusal) -> None:
         """Somebody was turned away."""
+        if refusal.repeated:
+            return
         line: Line = {
             "event": "refuse",
             "connection": refusal.number,

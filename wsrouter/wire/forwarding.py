@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from wsrouter.policy.forwarded import Effective, effective
-from wsrouter.policy.networks import Networks
+from wsrouter.policy.networks import Networks, believed
 from wsrouter.wire.head import (
     REMEMBERED_LINES,
     Field,
@@ -226,7 +226,7 @@ def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
 
 def said_behind(head: RequestHead, peer: str, trusted: Networks) -> Effective | None:
     """Who is behind a peer, by the forwarding fields of its request; None if the peer is not trusted."""
-    if peer not in trusted:
+    if not believed(peer, trusted):
         return None
     return effective(
         peer,
@@ -268,14 +268,16 @@ def _forwarded_behind(client: ClientFacts, behind: Effective) -> list[Pair]:
     """
     host = behind.host or client.host
     proto = behind.proto or client.scheme
-    chain = (*behind.chain, client.ip)
-    pairs = [
-        (b"X-Forwarded-Proto", proto.encode()),
-        (b"X-Forwarded-For", ", ".join(chain).encode()),
-    ]
+    # A proxy on a unix socket has no address: a list of addresses leaves it out, Forwarded has a word for it.
+    chain = (*behind.chain, client.ip) if client.ip else behind.chain
+    pairs = [(b"X-Forwarded-Proto", proto.encode())]
+    if chain:
+        pairs.append((b"X-Forwarded-For", ", ".join(chain).encode()))
     if host:
         pairs.append((b"X-Forwarded-Host", host.encode()))
     elements = [f'for="[{ip}]"' if ":" in ip else f"for={ip}" for ip in chain]
+    if not client.ip:
+        elements.append("for=unknown")
     if behind.chain:
         elements[-1] += _told(client.host, client.scheme)
         elements[0] += _told(behind.host or "", behind.proto)

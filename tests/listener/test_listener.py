@@ -1,0 +1,258 @@
+"""What of a listener needs no client: binding, naming its address, stopping. The rest: tests/integration."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.error import CannotListenError
+
+from wsrouter.config import values
+from wsrouter.config.values import Match, Tunnel
+from wsrouter.errors import RouterError
+from wsrouter.listener.listener import Listener
+from wsrouter.listener.port import BACKLOG
+from wsrouter.live.registry import Refusal, Registry
+from wsrouter.policy.tunnels import TunnelTable
+from wsrouter.relay.loop import Relay
+
+
+class Scene:
+    """Listeners without layer 7 and with one tunnel rule, whose tunnels are only noted."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        self.relay = Relay(reactor)
+        self.relay.start()
+        self.registry = Registry()
+        self.registry.observers.append(self)  # type: ignore[arg-type]
+        self.refusals: list[Refusal] = []
+        self.tunnelled: list[bytes] = []
+        self.listeners: list[Listener] = []
+
+    def refused(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
+
+    def open(self, leg: Any, connection: Any, rule: Tunnel, prefetch: bytes) -> None:
+        self.tunnelled.append(prefetch)
+        leg.abortConnection()
+
+    def refuse(self, connection: Any, stage: str, rule: str, status: int | None, reason: str) -> None:
+        self.registry.refuse(Refusal(connection.number, connection.client, connection.listener, stage, rule, reason))
+
+    def listener(self, endpoint: str, match: Match = Match.OPAQUE) -> Listener:
+        site: Any = SimpleNamespace(relay=self.relay, registry=self.registry, refuse=self.refuse, draining=False)
+        layer4: Any = SimpleNamespace(open=self.open)
+        config = values.Listener("main", endpoint)
+        self.listeners.append(Listener(config, None, TunnelTable([Tunnel("all", "app", match)]), layer4, site))
+        return self.listeners[-1]
+
+    def bound(self, endpoint: str = "tcp:0:interface=127.0.0.1", match: Match = Match.OPAQUE) -> Listener:
+        listener = self.listener(endpoint, match)
+        listener.bind(self.reactor)
+        return listener
+
+    async def until(self, predicate: Any) -> None:
+        end = self.reactor.seconds() + 5
+        while not predicate():
+            assert self.reactor.seconds() < end, "waited in vain"
+            turn: Deferred[None] = Deferred()
+            self.reactor.callLater(0.001, turn.callback, None)
+            await turn
+
+    async def close(self) -> None:
+        for listener in self.listeners:
+            await maybeDeferred(listener.stop)
+        self.relay.stop()
+
+
+@pytest.fixture
+def scene(reactor: Any) -> Iterator[Scene]:
+    made = Scene(reactor)
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+# Binding.
+
+
+def test_the_address_is_told_as_in_a_url(scene, tmp_path):
+    listener = scene.bound()
+    assert listener.port > 0
+    assert listener.address == f"127.0.0.1:{listener.port}"
+    unix = scene.bound(f"unix:{tmp_path}/r.sock")
+    assert (unix.port, unix.address) == (0, f"unix:{tmp_path}/r.sock")
+
+
+@pytest.mark.skipif(not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+def test_an_ipv6_address_stands_in_brackets(scene):
+    listener = scene.bound(r"tcp6:0:interface=\:\:1")
+    assert listener.address == f"[::1]:{listener.port}"
+
+
+def test_a_port_in_use_is_told_in_few_words(scene):
+    taken = scene.bound().port
+    with pytest.raises(RouterError) as caught:
+        scene.bound(f"tcp:{taken}:interface=127.0.0.1")
+    assert str(caught.value) == (
+        f"listener main: cannot listen on tcp:{taken}:interface=127.0.0.1: address already in use"
+    )
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "tcp:0:interface=192.0.2.1",
+        "tcp:0:interface=no such name",
+        "unix:/nowhere/at/all/r.sock",
+        "systemd:domain=INET:index=0",
+        "systemd:domain=INET:name=main",
+    ],
+    ids=["foreign address", "name", "folder", "systemd index", "systemd name"],
+)
+def test_an_endpoint_that_cannot_be_bound_is_told_in_one_line(scene, endpoint):
+    with pytest.raises(RouterError) as caught:
+        scene.bound(endpoint)
+    told = str(caught.value)
+    assert told.startswith("listener main: ")
+    assert endpoint in told
+    assert "\n" not in told
+    assert len(told.rpartition(": ")[2]) > 5
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (CannotListenError("127.0.0.1", 80, OSError(13, "Permission denied")), "permission denied"),
+        (CannotListenError("127.0.0.1", 80, socket.gaierror(-2, "Name or service not known")), "name or service"),
+        (RuntimeError("something else"), "something else"),
+    ],
+)
+def test_an_endpoint_that_fails_later_is_told_in_few_words_too(scene, monkeypatch, error, why):
+    endpoint = SimpleNamespace(listen=lambda factory: fail(error))
+    monkeypatch.setattr("wsrouter.listener.port.serverFromString", lambda reactor, text: endpoint)
+    with pytest.raises(RouterError, match=why):
+        scene.bound()
+
+
+def test_an_endpoint_that_takes_its_time_is_refused(scene, monkeypatch):
+    endpoint = SimpleNamespace(listen=lambda factory: Deferred())
+    monkeypatch.setattr("wsrouter.listener.port.serverFromString", lambda reactor, text: endpoint)
+    with pytest.raises(RouterError, match="cannot be bound at once"):
+        scene.bound()
+
+
+# Living.
+
+
+@pytest.fixture
+def closing() -> Iterator[Callable[[socket.socket], socket.socket]]:
+    """``closing(sock)`` closes it at the end of the test, however that ends."""
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context
+
+
+async def test_who_comes_between_binding_and_the_start_is_served_then(scene):
+    listener = scene.bound()
+    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
+        client.sendall(b"\0hello")
+        listener.start()
+        await scene.until(lambda: scene.tunnelled)
+    assert scene.tunnelled == [b"\0hello"]
+
+
+async def test_many_may_wait_between_binding_and_the_start(scene, closing):
+    """Clients come in the seconds in which the names of backends are looked up first."""
+    listener = scene.bound()
+    clients = [closing(socket.socket()) for _ in range(200)]
+    for client in clients:
+        client.setblocking(False)
+        client.connect_ex(("127.0.0.1", listener.port))
+
+    def connected() -> int:
+        states = [client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] for client in clients]
+        return states.count(1)  # TCP_ESTABLISHED
+
+    # Whom the queue has no room for tries again after a second.
+    assert connected() == len(clients) < BACKLOG
+    listener.start()
+    await scene.until(lambda: listener._acceptor.live == len(clients))
+    for client in clients:
+        client.close()
+    await scene.until(lambda: not listener._acceptor.live)
+
+
+async def test_a_stop_before_the_start_closes_the_port(scene):
+    listener = scene.bound()
+    port = listener.port
+    await maybeDeferred(listener.stop)
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) != 0
+    assert listener.stop() is None
+
+
+async def test_a_stop_takes_in_who_waits_already(scene):
+    listener = scene.bound()
+    listener.start()
+    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
+        client.sendall(b"\0hello")
+        await maybeDeferred(listener.stop)
+        await scene.until(lambda: scene.tunnelled)
+    assert scene.tunnelled == [b"\0hello"]
+
+
+async def test_the_file_of_a_unix_socket_goes_with_the_listener(scene, tmp_path):
+    listener = scene.bound(f"unix:{tmp_path}/r.sock")
+    listener.start()
+    assert os.path.exists(tmp_path / "r.sock")
+    await maybeDeferred(listener.stop)
+    assert not os.listdir(tmp_path)
+
+
+# Verdicts.
+
+
+@pytest.mark.parametrize(
+    ("match", "said", "reason"),
+    [
+        (Match.TLS, b"\0\1\2", "neither TLS nor HTTP, and no tunnel rule for it"),
+        (Match.HTTP, b"GE", "neither TLS nor HTTP, and no tunnel rule for it"),
+    ],
+)
+async def test_who_fits_no_rule_is_closed_and_the_log_says_why(scene, match, said, reason):
+    listener = scene.bound(match=match)
+    listener.start()
+    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
+        client.sendall(said)
+        client.shutdown(socket.SHUT_WR)
+        await scene.until(lambda: scene.refusals)
+    assert [(refusal.stage, refusal.reason) for refusal in scene.refusals] == [("sniff", reason)]
+
+
+async def test_a_few_bytes_and_a_fin_are_opaque(scene):
+    listener = scene.bound()
+    listener.start()
+    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
+        client.sendall(b"GE")
+        client.shutdown(socket.SHUT_WR)
+        await scene.until(lambda: scene.tunnelled)
+    assert scene.tunnelled == [b"GE"]
+
+
+async def test_a_drain_opens_no_new_tunnel(scene):
+    listener = scene.bound()
+    listener.start()
+    listener.site.draining = True
+    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
+        client.sendall(b"\0hello")
+        await scene.until(lambda: scene.refusals)
+    assert [(refusal.stage, refusal.reason) for refusal in scene.refusals] == [("sniff", "draining")]
+    assert scene.tunnelled == []
