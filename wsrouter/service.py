@@ -36,7 +36,7 @@ from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.plain import maker_for
 from wsrouter.layer7.proxy import HttpProxy
 from wsrouter.layer7.site import HeaderRules, Site
-from wsrouter.listener import Listener as RunningListener
+from wsrouter.listener.listener import Listener as RunningListener
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Registry
 from wsrouter.ops.access_log import AccessLog
