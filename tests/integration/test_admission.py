@@ -258,7 +258,7 @@ def test_where_no_header_is_required_one_is_opaque(limited, connect) -> None:
 
 
 def test_whoever_may_connect_to_a_unix_socket_may_announce_clients(fronted, connect, tmp_path) -> None:
-    running, server = fronted(endpoint="unix:r.sock:mode=600", trusted="")
+    _, server = fronted(endpoint="unix:r.sock:mode=600", trusted="")
     assert (tmp_path / "r.sock").stat().st_mode & 0o777 == 0o600
     client = connect(str(tmp_path / "r.sock"))
     client.send(V1)
