@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from ipaddress import ip_network
 from types import SimpleNamespace
@@ -228,6 +230,22 @@ def test_only_so_many_at_a_time_hear_of_a_limit() -> None:
     assert [leg.did for leg in legs] == [[]] * COURTESIES + [["close"]] * 2
     legs[0].home.left()
     assert [scene.accept()[0].did for _ in range(2)] == [[], ["close"]]
+
+
+def test_what_was_turned_away_waits_for_no_collector() -> None:
+    scene = Scene(max_connections_per_ip=1)
+    first, _ = scene.accept()
+    gc.disable()
+    try:
+        over, preamble = scene.accept()
+        known = weakref.ref(preamble)
+        over.home.left()
+        preamble.connectionLost()
+        del over, preamble
+        assert known() is None
+    finally:
+        gc.enable()
+    assert first.did == []
 
 
 # Verdicts.

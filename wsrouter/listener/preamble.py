@@ -189,13 +189,11 @@ class Preamble(TwistedProtocol):
         self._stage = Stage.COURTESY
         self._limit = error
         self._door.courtesies += 1
-        Lease(self._leg, self._courtesy_ends)
+        # Not a method of this preamble: it would hold itself in a cycle.
+        Lease(self._leg, partial(_end_courtesy, self._door))
         self._wait(COURTESY)
         if self._received:
             self._look()
-
-    def _courtesy_ends(self) -> None:
-        self._door.courtesies -= 1
 
     def _tell(self, stage: str, reason: str, status: int | None = None) -> None:
         """Tell of a refusal that comes before anything was looked at."""
@@ -324,3 +322,8 @@ class Preamble(TwistedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _end_courtesy(door: Door) -> None:
+    """A connection that was listened to out of courtesy has ended."""
+    door.courtesies -= 1
