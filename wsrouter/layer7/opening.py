@@ -194,8 +194,8 @@ class Opening(TwistedProtocol):
             connection,
             Facts(
                 kind=Kind.SESSION,
-                client_ip=connection.ip,
-                client=connection.client,
+                client_ip=request.client_ip,
+                client=request.client_label,
                 listener=connection.listener,
                 rule=request.route.name,
                 pool=pool.name,
@@ -223,6 +223,7 @@ class Opening(TwistedProtocol):
             request.route.name,
             response.status,
             f"{self._label()} refused the session",
+            client=request.client_label,
             host=request.head.host,
             path=self._site.path_for_log(request.target),
         )
