@@ -180,10 +180,9 @@ class Router(Program):
         """The lines of the access log of one kind."""
         return [line for line in self.lines[since:] if line.get("event") == event]
 
-    def changes(self, backend: Backend, state: str, since: int = 0) -> list[Line]:
-        """The lines that say that ``backend`` is ``state`` now."""
-        words = f": backend {backend.label} is {state}: "
-        return [line for line in self.lines[since:] if words in line.get("message", "")]
+    def told_of(self, event: str) -> dict[int, Line]:
+        """The lines of the access log of one kind, by the number of the client's session."""
+        return {int(line["path"].partition("?")[2]): line for line in self.events(event)}
 
     def wait_for_change(self, backend: Backend, states: Iterable[str], since: int = 0) -> Line:
         """The first such line."""
@@ -374,8 +373,10 @@ class Load(Program):
         before = len(self._told.sessions)
         self.open_more(count, at_once)
         self.until(
-            lambda: len(self._told.sessions) >= before + count
-            and all(one.end or one.refusal for one in self.sessions[before:]),
+            lambda: (
+                len(self._told.sessions) >= before + count
+                and all(one.end or one.refusal for one in self.sessions[before:])
+            ),
             f"{count} sessions have passed",
         )
         return self.sessions[before : before + count]
@@ -409,12 +410,12 @@ class Load(Program):
         assert not self.ended
 
     def until_opened(self, count: int) -> None:
-        """Wait until so many more sessions have opened than had when this was called."""
+        """Wait until so many more of the passing sessions have opened than had when this was called."""
         opened = self._opened()
         self.until(lambda: self._opened() >= opened + count, f"{count} more sessions have opened")
 
     def _opened(self) -> int:
-        return sum(one.opened is not None for one in self._told.sessions.values())
+        return sum(one.opened is not None and one.kind == "passing" for one in self._told.sessions.values())
 
     @property
     def sessions(self) -> list[Session]:
@@ -468,7 +469,8 @@ class Stage:
             self.backends.append(Backend(self.watch, f"b{number}", goodbye))
         servers = "\n".join(f"    {one.label} {words}" for one in self.backends)
         config = (
-            "[router]\nlog = json\ndrain = 10s\n[listener main]\nendpoint = tcp:0:interface=127.0.0.1:backlog=1024\n"
+            "[router]\nlog = json\nlog_query = yes\ndrain = 10s\n"
+            "[listener main]\nendpoint = tcp:0:interface=127.0.0.1:backlog=1024\n"
             f"[route ws]\npath = /ws\npool = app\n[pool app]\nconnect_timeout = {self.connect_timeout:g}s\n"
             f"backends =\n{servers}\n{textwrap.dedent(options).strip()}\n"
         )
@@ -496,6 +498,16 @@ class Stage:
         # A drain tells how many it found, if any; and what it had to cut.
         assert not [line for line in self.router.lines if line.get("message", "").startswith("draining")]
         assert not self.router.faults
+        ends = self.router.told_of("close")
+        for one in self.load.sessions:
+            if one.flawless:
+                line = ends[one.number]
+                assert (line["by"], line["code"], line["backend"]) == ("client", 1000, self.label_of(one.backend))
+                assert line["messages_in"] == line["messages_out"] == one.echoed
+
+    def label_of(self, name: str) -> str:
+        """How the router calls the backend ``name``."""
+        return next(one.label for one in self.backends if one.name == name)
 
     def account(self) -> None:
         """Note what came out."""

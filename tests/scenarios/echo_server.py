@@ -3,8 +3,8 @@
     python echo_server.py NAME PORT [CODE REASON]
 
 It tells what happens on standard output, a JSON object a line: ``listening``, then ``probe`` and ``session`` as they
-open. ``delay SECONDS`` on standard input makes it slow to answer opening handshakes from then on. SIGTERM closes all its
-sessions with CODE and REASON and ends it; so does the end of standard input, without a word.
+open. ``delay SECONDS`` on standard input makes it slow to answer opening handshakes from then on. SIGTERM closes all
+its sessions with CODE and REASON and ends it; so does the end of standard input, without a word.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Backend:
         """Agree to the opening handshake, after a while."""
         if self.delay:
             await asyncio.sleep(self.delay)
-        if request.path != "/ws":
+        if request.path.partition("?")[0] != "/ws":
             return connection.respond(HTTPStatus.NOT_FOUND, "there is only /ws\n")
         return None
 

@@ -4,9 +4,9 @@
 
 It obeys JSON objects on standard input, one a line, and tells what happens on standard output in the same form.
 
-    {"do": "hold", "count": 100, "keep": true}      open sessions that live; ``keep``: open another for each that is lost
-    {"do": "arrive", "rate": 20}                    open so many a second, each for one round; 0 ends it
-    {"do": "pass", "count": 200, "at_once": 12}     open so many for one round each, never more than ``at_once``
+    {"do": "hold", "count": 100, "keep": true}      open sessions that live; ``keep``: another for each lost one
+    {"do": "arrive", "rate": 20}                    so many new ones a second, each for one round; 0 ends it
+    {"do": "pass", "count": 200, "at_once": 12}     so many for one round each, ``at_once`` at a time
     {"do": "leave", "count": 20}                    end so many of those that live; all without ``count``
 
     {"event": "try", "session": 7, "at": 0.0}
@@ -17,7 +17,7 @@ It obeys JSON objects on standard input, one a line, and tells what happens on s
 
 A round is a few messages at once, numbered, and their echoes. Each must come once, in order, and from the process that
 has agreed to the session: all else is a fault. A session rests about PAUSE seconds between rounds. ``at`` is the time
-of day, in seconds.
+of day, in seconds. The number of a session is the query of its request, so that the router's log names it, too.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Load:
         more: dict[str, object] = {"status": None, "retry_after": None}
         try:
             websocket = await connect(
-                self._url, compression=None, ping_interval=None, open_timeout=OPEN_TIMEOUT, proxy=None
+                f"{self._url}?{number}", compression=None, ping_interval=None, open_timeout=OPEN_TIMEOUT, proxy=None
             )
         except InvalidStatus as error:
             headers = error.response.headers
