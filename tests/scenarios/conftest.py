@@ -222,10 +222,11 @@ class Router(Program):
 class Backend:
     """A backend that can be started again at its own port. ``program`` is its process now, ``pids`` are all it had."""
 
-    def __init__(self, watch: Watch, name: str, goodbye: Sequence[str] = ()) -> None:
+    def __init__(self, watch: Watch, name: str, backlog: int, goodbye: Sequence[str]) -> None:
         self.watch = watch
         self.name = name
-        self.goodbye = goodbye
+        self._words = (str(backlog), *goodbye)
+        self._fillers: list[socket.socket] = []
         # Bound but not listening: while the backend is dead connections are refused, and nobody else gets its port.
         self._place = socket.socket()
         self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -238,7 +239,7 @@ class Backend:
     def start(self) -> None:
         """Start it, or start it again."""
         script = str(HERE / "echo_server.py")
-        arguments = [sys.executable, script, self.name, str(self.port), *self.goodbye]
+        arguments = [sys.executable, script, self.name, str(self.port), *self._words]
         self.programs.append(Program(self.watch, arguments, HERE))
 
     def wait(self) -> None:
@@ -269,8 +270,20 @@ class Backend:
         """Freeze it: the kernel goes on to accept connections for it."""
         self.program.signal(signal.SIGSTOP)
 
+    def stop_up(self) -> None:
+        """Freeze it, and fill its queue: now the kernel does not answer either."""
+        self.stop()
+        for _ in range(100):
+            try:
+                self._fillers.append(socket.create_connection(("127.0.0.1", self.port), 0.2))
+            except TimeoutError:
+                return
+        pytest.fail(f"the queue of {self.name} has no end")
+
     def go_on(self) -> None:
         """Thaw it."""
+        while self._fillers:
+            self._fillers.pop().close()
         self.program.signal(signal.SIGCONT)
 
     def slow_down(self, seconds: float) -> None:
@@ -281,8 +294,8 @@ class Backend:
 
     def close(self) -> None:
         """It is not needed any more."""
-        for program in self.programs:
-            program.close()
+        for one in (*self.programs, *self._fillers):
+            one.close()
         self._place.close()
 
 
@@ -462,11 +475,21 @@ class Stage:
         return self._load
 
     def begin(
-        self, options: str, *, backends: int = 4, words: str = "", goodbye: Sequence[str] = (), pause: float = 1.0
+        self,
+        options: str,
+        *,
+        backends: int = 4,
+        words: str = "",
+        backlog: int = 1024,
+        goodbye: Sequence[str] = (),
+        pause: float = 1.0,
     ) -> None:
-        """Start all. ``options`` are the pool's, ``words`` stand behind each backend."""
+        """Start all. ``options`` are the pool's, ``words`` stand behind each backend.
+
+        ``backlog`` is how many connections wait to be accepted by a backend, ``goodbye`` its close code and reason.
+        """
         for number in range(1, backends + 1):
-            self.backends.append(Backend(self.watch, f"b{number}", goodbye))
+            self.backends.append(Backend(self.watch, f"b{number}", backlog, goodbye))
         servers = "\n".join(f"    {one.label} {words}" for one in self.backends)
         config = (
             "[router]\nlog = json\nlog_query = yes\ndrain = 10s\n"

@@ -1,6 +1,6 @@
 """A backend of the scenarios: PyPI's ``websockets`` echoing each message, with its own name and process id behind it.
 
-    python echo_server.py NAME PORT [CODE REASON]
+    python echo_server.py NAME PORT BACKLOG [CODE REASON]
 
 It tells what happens on standard output, a JSON object a line: ``listening``, then ``probe`` and ``session`` as they
 open. ``delay SECONDS`` on standard input makes it slow to answer opening handshakes from then on. SIGTERM closes all
@@ -59,7 +59,7 @@ def tell(event: str, **fields: object) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-async def main(name: str, port: int, code: int, reason: str) -> None:
+async def main(name: str, port: int, backlog: int, code: int, reason: str) -> None:
     """Serve until a signal, or the end of standard input."""
     backend = Backend(name)
     loop = asyncio.get_running_loop()
@@ -73,7 +73,7 @@ async def main(name: str, port: int, code: int, reason: str) -> None:
         process_response=backend.sign,
         compression=None,
         ping_interval=None,
-        backlog=1024,
+        backlog=backlog,
     ) as server:
         orders = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -96,4 +96,4 @@ async def obey(orders: asyncio.StreamReader, backend: Backend) -> None:
 
 if __name__ == "__main__":
     arguments = [*sys.argv[1:], "1001", ""]
-    asyncio.run(main(arguments[0], int(arguments[1]), int(arguments[2]), arguments[3]))
+    asyncio.run(main(arguments[0], int(arguments[1]), int(arguments[2]), int(arguments[3]), arguments[4]))

@@ -1,4 +1,4 @@
-"""A backend hangs (SIGSTOP): the kernel still accepts connections for it, and nobody answers."""
+"""A backend hangs (SIGSTOP): the kernel accepts connections for it until its queue is full, and nobody answers."""
 
 from __future__ import annotations
 
@@ -93,3 +93,30 @@ def test_without_checks_three_unanswered_handshakes_take_a_backend_out_and_no_mo
     stage.end()
     stage.nothing_was_lost(load.sessions)
     assert len(load.refused) == 4
+
+
+def test_new_sessions_pass_a_backend_over_that_takes_no_connection_within_the_connect_timeout(stage, size) -> None:
+    stage.connect_timeout = 0.5
+    stage.begin("check = off\nmax_failures = 3\nfailure_time = 4s", backlog=16)
+    router, load, victim = stage.router, stage.load, stage.backends[3]
+    load.hold(size(60, 500))
+    since = len(router.lines)
+    victim.stop_up()
+    first = load.pass_through(30)
+    # Three had to wait for one connect timeout, and then were served elsewhere.
+    out = router.wait_for_change(victim, ("ejected",), since)
+    assert "no connection in time (3 failures within 4 s)" in out["message"]
+    opened = router.told_of("open")
+    tried = [opened[one.number]["tried"] for one in first if "tried" in opened[one.number]]
+    assert tried == [f"{victim.label} no connection in time"] * 3
+    assert {one.backend for one in first} == {"b1", "b2", "b3"}
+
+    again = len(router.lines)
+    victim.go_on()
+    router.wait_for_change(victim, ("up",), again)
+    second = load.pass_through(20)
+    assert {one.backend for one in second} == {"b1", "b2", "b3", "b4"}
+
+    stage.end()
+    stage.nothing_was_lost(load.sessions)
+    stage.opened_in_time(load.sessions)
