@@ -11,6 +11,7 @@ CHECKED = """
     check_rise = 2
     check_fall = 3
     on_down = keep
+    handshake_timeout = 1m
 """
 #: Answers are what it lacks.
 UNCHECKED = """
