@@ -8,7 +8,8 @@ with ``log = json``. All ports are of the kernel's choice. The usual story::
         stage.begin("balance = first", backends=2)
         stage.load.hold(10)
         stage.backends[0].kill()
-        stage.until(lambda: stage.load.ended(pid=...), "the sessions of the first backend have ended")
+        stage.load.until(lambda: not stage.load.live(), "the sessions of the first backend have ended")
+        assert {one.backend for one in stage.load.pass_through(5)} == {"b2"}
         stage.end()
 
 The scenarios are small by default, so that they run with all tests. With ``SCENARIOS=full`` (``make scenarios``) they
@@ -424,11 +425,12 @@ class Load(Program):
 
     def until_opened(self, count: int) -> None:
         """Wait until so many more of the passing sessions have opened than had when this was called."""
-        opened = self._opened()
-        self.until(lambda: self._opened() >= opened + count, f"{count} more sessions have opened")
+        opened = self.opened("passing")
+        self.until(lambda: self.opened("passing") >= opened + count, f"{count} more sessions have opened")
 
-    def _opened(self) -> int:
-        return sum(one.opened is not None and one.kind == "passing" for one in self._told.sessions.values())
+    def opened(self, kind: str = "") -> int:
+        """How many sessions have opened so far, or only the ``passing`` or ``held`` of them."""
+        return sum(one.opened is not None and kind in ("", one.kind) for one in self.sessions)
 
     @property
     def sessions(self) -> list[Session]:
@@ -441,7 +443,7 @@ class Load(Program):
         return [one.refusal for one in self.sessions if one.refusal is not None]
 
     def live(self, kind: str = "") -> list[Session]:
-        """Those that are open, or only the ``held`` of them."""
+        """Those that are open, or only the ``passing`` or ``held`` of them."""
         return [one for one in self.sessions if one.live and kind in ("", one.kind)]
 
     def of(self, pid: int) -> list[Session]:

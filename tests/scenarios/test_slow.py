@@ -33,18 +33,17 @@ def test_where_every_place_is_taken_the_next_wait_in_line_and_none_is_lost(stage
     router, load = stage.router, stage.load
     stage.backends[0].slow_down(0.3)
     load.hold(3 * places)
-    for _ in range(size(2, 20)):
+
+    def until(opened: int, refused: int) -> None:
+        load.until(lambda: (load.opened(), len(load.refused)) == (opened, refused), f"{opened} opened, {refused} not")
+
+    for turn in range(size(2, 20)):
         # Twenty may wait, the others are told at once.
-        before, opened = len(load.refused), sum(one.opened is not None for one in load.sessions)
         load.hold_more(25)
-        load.until(lambda: len(load.refused) == before + 5, "five find the line too long")  # noqa: B023
-        assert len(load.live()) == 3 * places
+        until(opened=3 * places + 20 * turn, refused=5 * (turn + 1))
         # Each that leaves makes room for one.
         load.leave(20)
-        load.until(
-            lambda: sum(one.opened is not None for one in load.sessions) == opened + 20,  # noqa: B023
-            "all that waited got a place",
-        )
+        until(opened=3 * places + 20 * (turn + 1), refused=5 * (turn + 1))
     assert {line["status"] for line in load.refused} == {503}
     assert all(int(line["retry_after"]) > 0 for line in load.refused)
     assert max(line["seconds"] for line in load.refused) < stage.connect_timeout
