@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,6 +45,8 @@ FULL = os.environ.get("SCENARIOS") == "full"
 PATIENCE = 120.0 if FULL else 30.0
 
 Line = dict[str, Any]
+
+_CHANGE = re.compile(r"pool app: backend (?P<label>\S+) is (?P<state>[a-z]+): ")
 
 _ACCOUNTS = pytest.StashKey[list[str]]()
 
@@ -129,15 +132,18 @@ class Program:
 
     def wait_for(self, predicate: Callable[[Line], object], what: str, since: int = 0) -> Line:
         """The first line, from the number ``since`` on, that ``predicate`` holds for."""
-        found: list[Line] = []
+        found: Line | None = None
+        looked_at = since
 
         def look() -> bool:
-            found.extend(line for line in self.lines[since:] if predicate(line))
-            return bool(found) or self.ended
+            nonlocal found, looked_at
+            found = next(filter(predicate, self.lines[looked_at:]), None)
+            looked_at = len(self.lines)
+            return found is not None or self.ended
 
         self.watch.until(look, what, self.last)
-        assert found, f"it ended before {what}\n{self.last()}"
-        return found[0]
+        assert found is not None, f"it ended before {what}\n{self.last()}"
+        return found
 
     def last(self) -> str:
         """Its last lines, for people."""
@@ -169,6 +175,9 @@ class Router(Program):
     def __init__(self, watch: Watch, folder: Path, text: str) -> None:
         (folder / "router.ini").write_text(text)
         twistd = str(Path(sys.executable).with_name("twistd"))
+        #: Its last word on each backend that it had one on, by label.
+        self._states: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
         super().__init__(watch, [twistd, "-n", "--pidfile=", "wsrouter", "--config", "router.ini"], folder)
 
     @property
@@ -176,6 +185,18 @@ class Router(Program):
         """The listener's port; waits until it listens."""
         line = self.wait_for(lambda line: "listening on" in line.get("message", ""), "the router listens")
         return int(line["message"].rpartition(":")[2])
+
+    def take(self, line: Line) -> None:
+        """Something was logged."""
+        super().take(line)
+        self._counts[line.get("event", "")] += 1
+        change = _CHANGE.match(line.get("message", ""))
+        if change:
+            self._states[change["label"]] = change["state"]
+
+    def count(self, event: str) -> int:
+        """How many lines of one kind the access log has."""
+        return self._counts[event]
 
     def events(self, event: str, since: int = 0) -> list[Line]:
         """The lines of the access log of one kind."""
@@ -196,9 +217,7 @@ class Router(Program):
 
     def is_out(self, backend: Backend) -> bool:
         """Whether its last word on ``backend`` was not that it is up."""
-        words = f": backend {backend.label} is "
-        said = [line["message"] for line in self.lines if words in line.get("message", "")]
-        return bool(said) and f"{words}up:" not in said[-1]
+        return self._states.get(backend.label, "up") != "up"
 
     @staticmethod
     def time_of(line: Line) -> float:
@@ -317,11 +336,6 @@ class Session:
     refusal: Line | None = None
 
     @property
-    def live(self) -> bool:
-        """Whether it is open."""
-        return self.opened is not None and self.end is None
-
-    @property
     def flawless(self) -> bool:
         """Whether it has ended as the client wished, and nothing was lost, doubled or mixed up."""
         end = self.end
@@ -330,25 +344,34 @@ class Session:
 
 @dataclass
 class _Told:
-    """The sessions of a load, kept up to date line by line."""
+    """The sessions of a load, kept up to date line by line; counted, because a scenario may ask at each line."""
 
     sessions: dict[int, Session] = field(default_factory=dict)
+    #: Those that are neither refused nor ended, those that are open, and what was refused.
+    unfinished: dict[int, Session] = field(default_factory=dict)
+    live: dict[int, Session] = field(default_factory=dict)
+    refused: list[Line] = field(default_factory=list)
+    #: How many have opened, by kind.
+    opened: Counter[str] = field(default_factory=Counter)
     broken: list[Line] = field(default_factory=list)
 
     def take(self, line: Line) -> None:
         event, number = line.get("event"), line.get("session", 0)
         if event == "try":
-            self.sessions[number] = Session(number, line["at"])
+            self.sessions[number] = self.unfinished[number] = Session(number, line["at"])
         elif event == "open":
-            one = self.sessions[number]
+            one = self.live[number] = self.sessions[number]
+            self.opened[line["kind"]] += 1
             one.kind, one.backend, one.pid = line["kind"], line["backend"], line["pid"]
             one.seconds, one.opened = line["seconds"], line["at"]
         elif event == "round":
             self.sessions[number].echoed = line["echoed"]
         elif event == "refuse":
-            self.sessions[number].refusal = line
+            self.unfinished.pop(number).refusal = line
+            self.refused.append(line)
         elif event == "end":
-            self.sessions[number].end = line
+            self.live.pop(number)
+            self.unfinished.pop(number).end = line
         elif event != "listening":
             self.broken.append(line)
 
@@ -388,8 +411,7 @@ class Load(Program):
         self.open_more(count, at_once)
         self.until(
             lambda: (
-                len(self._told.sessions) >= before + count
-                and all(one.end or one.refusal for one in self.sessions[before:])
+                len(self._told.sessions) >= before + count and all(number <= before for number in self._told.unfinished)
             ),
             f"{count} sessions have passed",
         )
@@ -410,7 +432,7 @@ class Load(Program):
             return
         self.arrive(0)
         self._order(do="leave")
-        self.until(lambda: all(one.end or one.refusal for one in self.sessions), "all sessions have ended")
+        self.until(lambda: not self._told.unfinished, "all sessions have ended")
 
     def _order(self, **order: object) -> None:
         self.tell(json.dumps(order))
@@ -430,7 +452,7 @@ class Load(Program):
 
     def opened(self, kind: str = "") -> int:
         """How many sessions have opened so far, or only the ``passing`` or ``held`` of them."""
-        return sum(one.opened is not None and kind in ("", one.kind) for one in self.sessions)
+        return self._told.opened[kind] if kind else self._told.opened.total()
 
     @property
     def sessions(self) -> list[Session]:
@@ -440,11 +462,11 @@ class Load(Program):
     @property
     def refused(self) -> list[Line]:
         """What the clients got that got no session."""
-        return [one.refusal for one in self.sessions if one.refusal is not None]
+        return list(self._told.refused)
 
     def live(self, kind: str = "") -> list[Session]:
         """Those that are open, or only the ``passing`` or ``held`` of them."""
-        return [one for one in self.sessions if one.live and kind in ("", one.kind)]
+        return [one for one in self._told.live.values() if kind in ("", one.kind)]
 
     def of(self, pid: int) -> list[Session]:
         """Those that one process of a backend has served."""
@@ -512,8 +534,7 @@ class Stage:
         """Let the clients leave, then the router: all it had opened has ended, and it ends in order."""
         self.load.leave()
         self.account()
-        opened = [line["connection"] for line in self.router.events("open")]
-        self.until(lambda: len(self.router.events("close")) >= len(opened), "the log has all ends")
+        self.until(lambda: self.router.count("close") == self.router.count("open"), "the log has all ends")
         self.router.signal(signal.SIGTERM)
         assert self.router.status() == 0
         self.until(lambda: self.router.ended, "the log has ended")

@@ -28,7 +28,7 @@ def test_a_killed_backend_takes_only_its_own_sessions_along_and_comes_back_bit_b
     # It is taken out within three failures, of sessions or of checks.
     out = router.wait_for_change(victim, ("ejected", "down"), since)
     assert "(3 failures within" in out["message"] or "(3 failed checks)" in out["message"]
-    load.until(lambda: not any(one.live for one in load.of(killed)), "its sessions have ended")
+    load.until(lambda: not any(one.pid == killed for one in load.live()), "its sessions have ended")
     load.until_opened(size(50, 1000))
     in_vain = [line for line in router.events("open", since) if f"{victim.label} connection refused" in str(line)]
     assert len(in_vain) <= 3

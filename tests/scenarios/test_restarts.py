@@ -22,7 +22,7 @@ def test_a_storm_of_restarts_costs_no_healthy_session_and_leaves_nothing_behind(
     # What the first sessions make the router allocate for good is no leak.
     load.hold(size(100, 500))
     load.leave()
-    stage.until(lambda: len(router.events("close")) == len(load.sessions), "the log has their ends")
+    stage.until(lambda: router.count("close") == len(load.sessions), "the log has their ends")
     descriptors, memory = router.descriptors(), router.memory()
 
     load.hold(size(100, 500), keep=True)
