@@ -50,7 +50,9 @@ def test_a_storm_of_restarts_costs_no_healthy_session_and_leaves_nothing_behind(
     assert {one.end["code"] for one in flawed} == {1011}
     assert not [one for one in flawed if one.end["faults"]]
     ends = router.told_of("close")
-    assert {(line["by"], line["code"]) for line in (ends[one.number] for one in flawed)} == {("backend", 1006)}
+    told = {(ends[one.number]["by"], ends[one.number]["code"], one.kind) for one in flawed}
+    # One that passes may have said goodbye already, and its backend died before the answer.
+    assert told - {("client", 1000, "passing")} <= {("backend", 1006, "held"), ("backend", 1006, "passing")}
     stage.opened_in_time(load.sessions)
 
 
