@@ -18,7 +18,8 @@ from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.tls import backend_context, server_name
 from wsrouter.config.values import Backend, Pool
 from wsrouter.errors import BackendError, DialError
-from wsrouter.policy.balancing import RoundRobin
+from wsrouter.policy.members import Member
+from wsrouter.policy.turns import round_robin
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 
@@ -32,25 +33,62 @@ class BackendPool:
         self.name = config.name
         self.discovery = discovery
         self.keepalive = keepalive
-        #: Live sessions, tunnels and requests of each backend, those being opened included.
-        self.live: dict[Backend, int] = dict.fromkeys(config.backends, 0)
-        self._balancer = RoundRobin(config.backends)
+        self.members: list[Member] = []
+        self._by_place: dict[tuple[str, int, str | None], Member] = {}
+        self._down: list[Callable[[Member], None]] = []
         self._tls: dict[Backend, TlsClient] = {}
+        self.reconfigure(config, keepalive)
+
+    def reconfigure(self, config: Pool, keepalive: float | None) -> None:
+        """Take over a reload, in place; ConfigError, and nothing changed, when TLS files cannot be used."""
+        tls: dict[Backend, TlsClient] = {}
         if config.tls is not None:
             context = backend_context(config.tls)
-            self._tls = {backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends}
+            tls = {backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends}
+        self.config, self.keepalive, self._tls = config, keepalive, tls
+        members = []
+        for backend in config.backends:
+            member = self._by_place.setdefault(_place(backend), Member(backend))
+            member.reconfigure(backend)
+            members.append(member)
+        gone = [member for member in self.members if member not in members]
+        self.members = members
+        self._balancer = round_robin(members, config.slow_start or 0.0)
+        for member in gone:
+            self.goes_down(member)
+
+    def goes_down(self, member: Member) -> None:
+        """Tell the observers."""
+        for observer in self._down:
+            observer(member)
+
+    def observe_down(self, callback: Callable[[Member], None]) -> None:
+        """Call back with each member that goes down or is removed."""
+        self._down.append(callback)
+
+    def start(self) -> None:
+        """Begin the checks."""
+
+    def stop(self) -> None:
+        """End the checks."""
+
+    @property
+    def live(self) -> dict[Backend, int]:
+        """Live sessions, tunnels and requests of each backend, those being opened included."""
+        return {member.backend: member.live for member in self.members}
 
     def pick(self, excluded: Collection[Backend] = ()) -> Backend | None:
         """The backend whose turn it is, or None when all are excluded or full."""
-        return self._balancer.pick(excluded, self.live)
+        member = self._balancer.pick(self.relay.seconds(), None, [self._by_place[_place(one)] for one in excluded])
+        return None if member is None else member.backend
 
     def take(self, backend: Backend) -> None:
         """Count one use of ``backend``; ``give_back`` must follow."""
-        self.live[backend] += 1
+        self._by_place[_place(backend)].live += 1
 
     def give_back(self, backend: Backend) -> None:
         """One use has ended."""
-        self.live[backend] -= 1
+        self._by_place[_place(backend)].live -= 1
 
     def dial(
         self, backend: Backend, connected: Callable[[Leg], None], failed: Callable[[DialError], None]
@@ -76,6 +114,10 @@ class BackendPool:
     def endpoint(self, backend: Backend) -> IStreamClientEndpoint:
         """``backend`` as a Twisted endpoint: for the HTTP client."""
         return _DialEndpoint(self, backend)
+
+
+def _place(backend: Backend) -> tuple[str, int, str | None]:
+    return backend.host, backend.port, backend.unix
 
 
 class Attempt:

@@ -45,6 +45,7 @@ class Tunnel:
         "_down",
         "_end",
         "_leg",
+        "_pool",
         "_prefetch",
         "_room",
         "_rule",
@@ -65,7 +66,8 @@ class Tunnel:
         self._end: End | None = None
         self._up: Pump | None = None
         self._down: Pump | None = None
-        self._attempt: Attempt | None = Attempt(room.pools[rule.pool], self._connected, self._failed)
+        self._pool = room.pools[rule.pool]
+        self._attempt: Attempt | None = Attempt(self._pool, self._connected, self._failed)
         client.protocol = None
         client.coupling = self
         client.pauseProducing()
@@ -165,7 +167,7 @@ class Tunnel:
         if self._backend is None:
             return  # it never lived
         room = self._room
-        room.pools[self._rule.pool].give_back(self._backend)
+        self._pool.give_back(self._backend)
         if self._rule.idle_timeout is not None:
             room.idle.forget(self, self._rule.idle_timeout)
         assert self._end is not None

@@ -64,6 +64,8 @@ class Opening(TwistedProtocol):
         route = request.route
         assert route.pool is not None
         self._pool = site.pools[route.pool]
+        # A reload may take the route away before the backend is reached.
+        self._rules = site.rules[route.name]
         self._attempt = Attempt(self._pool, self._connected, self._failed)
         self._backend: values.Backend | None = None
         self._leg: Leg | None = None
@@ -100,7 +102,7 @@ class Opening(TwistedProtocol):
             self._upgrade,
             target.forward(path),
             request.client(),
-            self._site.rules[route.name].fill(request),
+            self._rules.fill(request),
         )
 
     def _failed(self, error: BackendError) -> None:
