@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from wsrouter.config import values
 from wsrouter.config.values import Match
-from wsrouter.errors import RouterError, SniffError
+from wsrouter.errors import ListenError, SniffError
 from wsrouter.layer4.tunnel import Layer4
 from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.front import Front
@@ -61,6 +61,8 @@ class Listener:
     ) -> None:
         self.config = config
         self.name = config.name
+        #: What was bound, or is to be; after a reload that may not be what the configuration says.
+        self.endpoint = config.endpoint
         #: None: TLS is not ended here.
         self.store = store
         self.tunnels = tunnels
@@ -73,7 +75,7 @@ class Listener:
     def bind(self, reactor: IReactorFDSet) -> None:
         """Bind the endpoint and queue connections.
 
-        ``start`` serves them. Raises RouterError with a reason in one line.
+        ``start`` serves them. Raises ListenError with a reason in one line.
         """
         results: list[IListeningPort | Failure] = []
         factory = Factory()
@@ -83,27 +85,29 @@ class Listener:
                 reactor, self.config.endpoint
             ).listen(factory)
         except LookupError:
-            raise RouterError(
+            raise ListenError(
                 f"listener {self.name}: {self.config.endpoint}: systemd has passed no such socket"
             ) from None
         except (ValueError, OSError) as error:
-            raise RouterError(f"listener {self.name}: cannot listen on {self.config.endpoint}: {error}") from None
+            raise ListenError(
+                f"listener {self.name}: cannot listen on {self.config.endpoint}: {error}", getattr(error, "errno", None)
+            ) from None
         listening.addBoth(results.append)
         if not results:
-            raise RouterError(f"listener {self.name}: {self.config.endpoint} cannot be bound at once")
+            raise ListenError(f"listener {self.name}: {self.config.endpoint} cannot be bound at once")
         port = results[0]
         if isinstance(port, Failure):
-            raise RouterError(
-                f"listener {self.name}: cannot listen on {self.config.endpoint}: {_why(port.value)}"
+            cause = _cause(port.value)
+            raise ListenError(
+                f"listener {self.name}: cannot listen on {self.config.endpoint}: {_why(cause)}",
+                getattr(cause, "errno", None),
             ) from None
         # From now on the relay serves the socket, not the reactor.
         reactor.removeReader(cast(IReadDescriptor, port))
         self._port = port
         if "backlog=" not in self.config.endpoint:
             # Linux lets a listening socket listen again, with another backlog; Twisted's default is 50.
-            listening_socket = socket.socket(fileno=os.dup(cast(IReadDescriptor, port).fileno()))
-            listening_socket.listen(BACKLOG)
-            listening_socket.close()
+            self.resume()
 
     @property
     def address(self) -> str:
@@ -138,12 +142,51 @@ class Listener:
             self.config.tcp_keepalive,
         )
 
+    def reconfigure(self, config: values.Listener, store: CertificateStore | None, tunnels: TunnelTable) -> None:
+        """Take over a reload, in place: connections that are accepted, or get their verdict, from now on follow it."""
+        self.config = config
+        self.name = config.name
+        self.store = store
+        self.tunnels = tunnels
+        if self._acceptor is not None:
+            self._acceptor.reconfigure(self.name, config.max_connections, config.tcp_keepalive)
+
+    def suspend(self) -> None:
+        """Leave the address to another listener, but keep the port bound, so that ``resume`` cannot fail.
+
+        Linux takes a listening socket that is shut down out of listening. Who waits in its queue is accepted before.
+        """
+        if self._acceptor is not None:
+            self._acceptor.accept_waiting()
+        with self._socket() as bound:
+            bound.shutdown(socket.SHUT_RDWR)
+
+    def resume(self) -> None:
+        """Listen again, behind ``suspend``."""
+        with self._socket() as bound:
+            bound.listen(BACKLOG)
+
+    def _socket(self) -> socket.socket:
+        """A duplicate of the listening socket."""
+        return socket.socket(fileno=os.dup(cast(IReadDescriptor, self._port).fileno()))
+
     def stop(self) -> Deferred[None] | None:
         """Accept no more and close the port; live connections go on."""
         if self._acceptor is not None:
             # Whoever waits in the kernel's queue has been connected already; closing the port would reset them.
             self._acceptor.accept_waiting()
             self._acceptor.abort()
+        port, self._port = self._port, None
+        return None if port is None else port.stopListening()
+
+    def discard(self) -> Deferred[None] | None:
+        """Close the port of a listener that was not wanted after all, at once; who waits there is not served."""
+        if self._acceptor is not None:
+            self._acceptor.abort()
+        # The sockets of systemd are shared with it: they are not ours to shut down.
+        if not self.endpoint.startswith("systemd:"):
+            with self._socket() as bound:
+                bound.shutdown(socket.SHUT_RDWR)
         port, self._port = self._port, None
         return None if port is None else port.stopListening()
 
@@ -260,9 +303,12 @@ class Preamble(TwistedProtocol):
             self._deadline = None
 
 
-def _why(error: BaseException | None) -> str:
+def _cause(error: BaseException | None) -> BaseException | None:
+    return error.socketError if isinstance(error, CannotListenError) else error
+
+
+def _why(cause: BaseException | None) -> str:
     """Why a port cannot be bound, in few words."""
-    cause = error.socketError if isinstance(error, CannotListenError) else error
     if isinstance(cause, socket.gaierror | OSError) and cause.strerror:
         return cause.strerror.lower()
     return str(cause)
