@@ -12,6 +12,7 @@ be a request.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import cast
 
 from twisted.internet.interfaces import IPushProducer
@@ -174,6 +175,9 @@ class Front(Protocol):
     def _serve(self, raw: bytes, rest: bytes) -> None:
         self._head = head = parse_request(raw)
         self._target = target = parse_target(head.target, head.method)
+        if target.path == self._site.drain_path and (self._connection.secure or self._listener.plain is not Plain.NO):
+            self._tell_state(head)
+            return
         upgrade = check_upgrade(head) if wants_websocket(head) else None
         connection = self._connection
         self._check_scheme(head, target, upgrade)
@@ -206,6 +210,16 @@ class Front(Protocol):
             raise HttpError(400, "use https")
         location = b"https://" + head.host.encode() + target.forward(target.path)
         raise HttpError(308, "use https", ((b"Location", location),))
+
+    def _tell_state(self, head: RequestHead) -> None:
+        """Tell a balancer in front whether more clients are welcome. Such questions are too many to be logged."""
+        if head.method not in ("GET", "HEAD"):
+            raise HttpError(405, "GET or HEAD only", ((b"Allow", b"GET, HEAD"),))
+        head_only = head.method == "HEAD"
+        if self._site.leaving:
+            self._say(answer(503, "draining", (RETRY_AFTER,), head_only=head_only))
+        else:
+            self._say(answer(200, head_only=head_only))
 
     # Upgrades.
 
@@ -357,9 +371,7 @@ class Front(Protocol):
     def _refuse(self, error: HttpError, told: str | None = None) -> None:
         head = self._head
         self._log_left(error.status, error.reason)
-        self._leave()
-        leg = self._leg
-        leg.write(
+        self._say(
             answer(
                 error.status,
                 error.reason if told is None else told,
@@ -367,7 +379,17 @@ class Front(Protocol):
                 head_only=head is not None and head.method == "HEAD",
             )
         )
-        leg.loseConnection()
+
+    def _say(self, last: bytes) -> None:
+        """The router's own answer, and the end."""
+        self._leave()
+        self._leg.write(last)
+        self._leg.loseConnection()
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """The listener may have another name now; routes are chosen by it."""
+        connection = self._connection
+        connection.listener = names.get(connection.listener, connection.listener)
 
     def drain(self) -> None:
         """Stop waiting for another request; one that is being answered is the last."""
