@@ -489,8 +489,8 @@ async def test_demonstration_certificates_in_a_folder_of_their_own_go_with_the_r
     (scene.folder / "cache").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(scene.folder / "cache"))
     service = scene.started(FILES.replace("[route", "demo_certificates = localhost\n    [route"))
-    assert service._demo is not None
-    folder = service._demo.folder
+    assert service.parts.demo is not None
+    folder = service.parts.demo.folder
     assert os.path.isdir(folder)
     await service.stopService()
     assert not os.path.exists(folder)
