@@ -47,6 +47,7 @@ class Reloader:
         self._notifier = notifier
         self._installed = installed
         self._source = source
+        self._busy = False
         self._running: Deferred[None] | None = None
         self._again = False
         self._stopped = False
@@ -55,7 +56,7 @@ class Reloader:
         """Reload now, or once more when the reload under way is over."""
         if self._stopped:
             _log.info("no reload: the router is shutting down")
-        elif self._running is not None:
+        elif self._busy:
             self._again = True
         else:
             self._begin()
@@ -66,7 +67,13 @@ class Reloader:
         if self._running is not None:
             self._running.cancel()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a reload is under way."""
+        return self._busy
+
     def _begin(self) -> None:
+        self._busy = True
         self._running = running = Deferred.fromCoroutine(self._reload())
         running.addErrback(self._failed)
         running.addCallback(self._ended)
@@ -76,7 +83,7 @@ class Reloader:
             _log.failure("The reload failed in the router itself", failure)
 
     def _ended(self, _: None) -> None:
-        self._running = None
+        self._busy, self._running = False, None
         if self._again and not self._stopped:
             self._again = False
             self._begin()
