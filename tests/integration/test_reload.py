@@ -285,13 +285,13 @@ def test_listeners_are_opened_and_closed_and_their_sessions_go_on(
 
 
 def test_a_renamed_listener_keeps_its_socket_and_its_connections(reloading, connect):
-    text = """
+    text = f"""
         [listener main]
-        endpoint = tcp:{port}:interface=127.0.0.1
+        endpoint = tcp:{free_port()}:interface=127.0.0.1
         [route all]
         listener = main
         redirect = /main
-    """.format(port=free_port())
+    """
     one = reloading(text)
     port = one.port()
     client = connect(port)
