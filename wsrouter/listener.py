@@ -6,21 +6,31 @@ the verdict, the prefetch, go on untouched, once: to the tunnel, to TLS, or to t
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.internet.address import IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IReactorFDSet,
+    IReactorSocket,
+    IReadDescriptor,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsrouter.config import values
+from wsrouter.config.endpoint import Address, bound_address
 from wsrouter.config.values import Match
 from wsrouter.errors import ListenError, SniffError
 from wsrouter.layer4.tunnel import Layer4
@@ -102,12 +112,50 @@ class Listener:
                 f"listener {self.name}: cannot listen on {self.config.endpoint}: {_why(cause)}",
                 getattr(cause, "errno", None),
             ) from None
-        # From now on the relay serves the socket, not the reactor.
-        reactor.removeReader(cast(IReadDescriptor, port))
-        self._port = port
+        self._take(reactor, port)
         if "backlog=" not in self.config.endpoint:
             # Linux lets a listening socket listen again, with another backlog; Twisted's default is 50.
             self.resume()
+
+    def bind_over(self, reactor: IReactorFDSet, old: Sequence[Listener]) -> None:
+        """Bind a TCP address of which ``old`` ones have a part; they are to be stopped, or to ``resume``.
+
+        Both listen for a while where they belong to the same user (SO_REUSEPORT). Else the old ones are suspended
+        just before the new one listens. Raises ListenError.
+        """
+        address = bound_address(self.endpoint)
+        for one in old:
+            one._share(True)
+        try:
+            try:
+                sock = _listening(address)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                for one in old:
+                    one.suspend()
+                sock = _listening(address)
+        except OSError as error:
+            raise ListenError(
+                f"listener {self.name}: cannot listen on {self.endpoint}: {_why(error)}", error.errno
+            ) from None
+        finally:
+            for one in old:
+                one._share(False)
+        factory = Factory()
+        factory.noisy = False
+        with sock:
+            self._take(reactor, cast(IReactorSocket, reactor).adoptStreamPort(sock.fileno(), sock.family, factory))
+
+    def _take(self, reactor: IReactorFDSet, port: IListeningPort) -> None:
+        # From now on the relay serves the socket, not the reactor.
+        reactor.removeReader(cast(IReadDescriptor, port))
+        self._port = port
+
+    def _share(self, shared: bool) -> None:
+        """Let another socket of this user have the port as well, or not."""
+        with self._socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
 
     @property
     def address(self) -> str:
@@ -176,19 +224,25 @@ class Listener:
             # Whoever waits in the kernel's queue has been connected already; closing the port would reset them.
             self._acceptor.accept_waiting()
             self._acceptor.abort()
-        port, self._port = self._port, None
-        return None if port is None else port.stopListening()
+        return self._close()
 
     def discard(self) -> Deferred[None] | None:
         """Close the port of a listener that was not wanted after all, at once; who waits there is not served."""
         if self._acceptor is not None:
             self._acceptor.abort()
-        # The sockets of systemd are shared with it: they are not ours to shut down.
+        return self._close()
+
+    def _close(self) -> Deferred[None] | None:
+        port = self._port
+        if port is None:
+            return None
+        # Twisted closes a turn later: who came until then would wait, to be reset. The sockets of systemd are shared
+        # with it, and not ours to shut down.
         if not self.endpoint.startswith("systemd:"):
-            with self._socket() as bound:
+            with contextlib.suppress(OSError), self._socket() as bound:
                 bound.shutdown(socket.SHUT_RDWR)
-        port, self._port = self._port, None
-        return None if port is None else port.stopListening()
+        self._port = None
+        return port.stopListening()
 
     def _accepted(self, leg: Leg) -> None:
         connection = connection_of(leg, self.site.registry.number(), self.name)
@@ -301,6 +355,21 @@ class Preamble(TwistedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _listening(address: Address) -> socket.socket:
+    """A socket that listens at a TCP address, together with others of this user that allow it at this moment."""
+    sock = socket.socket(socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(BACKLOG)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _cause(error: BaseException | None) -> BaseException | None:

@@ -4,8 +4,9 @@ A socket belongs to its address. So a listener that has another name, or two tha
 nobody in their queues notices. Everything new is bound before anything old is let go: what cannot be bound refuses the
 reload as a whole, unless it is only that this process may not (it was root once): then what was bound stays.
 
-One address may overlap with another that is given up: 0.0.0.0:80 cannot listen while 127.0.0.1:80 does. The old
-socket then stops listening, for the moment in which the new one begins; it stays bound, so that the way back is open.
+One address may overlap with another that is given up: 0.0.0.0:80 cannot listen while 127.0.0.1:80 does. Where both
+sockets belong to the same user they share the port for a moment. Else the old one stops listening just before the new one
+begins; it stays bound, so that the way back is open.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class _Opening:
         self._make = make
         self._ports = Ports()
         self._placed: dict[str, Listener] = {}
-        self._suspended: list[Listener] = []
+        self._disturbed: list[Listener] = []
         self._faults: list[str] = []
 
     def run(self) -> Ports:
@@ -96,32 +97,36 @@ class _Opening:
             if index is not None:
                 self._placed[config.name] = self._running[index]
                 self._warn_of_endpoint(self._running[index], config)
-        in_use = [config for config in self._wanted if config.name not in self._placed and not self._bind(config)]
+        new = [config for config in self._wanted if config.name not in self._placed]
+        in_use = [(config, error) for config in new if (error := self._bind(config)) is not None]
         # By now it is known which of the old ones are let go.
-        for config in in_use:
-            self._bind_instead(config)
+        for config, error in in_use:
+            self._bind_over(config, error)
         if self._faults:
             self._go_back()
             raise ConfigError(self._faults)
-        self._resume(set(self._suspended) & set(self._placed.values()))
+        self._resume(set(self._disturbed) & set(self._placed.values()))
         ports = self._ports
         ports.taken = [(config, self._placed[config.name]) for config in self._wanted if config.name in self._placed]
         ports.closed = self._leaving()
         return ports
 
-    def _bind(self, config: values.Listener) -> bool:
-        """Bind a new address; False when somebody has it."""
+    def _bind(self, config: values.Listener) -> ListenError | None:
+        """Bind a new address; returns the error when somebody has it."""
         try:
             self._open(config)
         except ListenError as error:
             if error.number == errno.EADDRINUSE:
-                return False
+                return error
             self._not_bound(config, error)
-        return True
+        return None
 
-    def _open(self, config: values.Listener) -> None:
+    def _open(self, config: values.Listener, old: Sequence[Listener] = ()) -> None:
         listener = self._make(config)
-        listener.bind(self._reactor)
+        if old:
+            listener.bind_over(self._reactor, old)
+        else:
+            listener.bind(self._reactor)
         self._placed[config.name] = listener
         self._ports.opened.append(listener)
         try:
@@ -144,24 +149,24 @@ class _Opening:
         placed = list(self._placed.values())
         return [one for one in self._running if one not in placed]
 
-    def _bind_instead(self, config: values.Listener) -> None:
-        """Bind an address that is in use, by an old listener of ours if all is well."""
+    def _bind_over(self, config: values.Listener, error: ListenError) -> None:
+        """Bind an address that is in use, by old listeners of ours if all is well."""
         wanted = bound_address(config.endpoint)
-        for old in self._leaving():
-            # The sockets of systemd are shared with it: they are not ours to shut down.
-            if bound_address(old.endpoint).port == wanted.port and wanted.port and old not in self._suspended:
-                old.suspend()
-                self._suspended.append(old)
-        try:
-            self._open(config)
-        except ListenError as error:
+        old = [one for one in self._leaving() if wanted.port and bound_address(one.endpoint).port == wanted.port]
+        if not old:
             self._not_bound(config, error)
+            return
+        self._disturbed += old
+        try:
+            self._open(config, old)
+        except ListenError as still:
+            self._not_bound(config, still)
 
     def _go_back(self) -> None:
         for listener in self._ports.opened:
             stopped = maybeDeferred(listener.discard)
             stopped.addErrback(lambda failure: _log.failure("A port could not be closed", failure))
-        self._resume(self._suspended)
+        self._resume(self._disturbed)
 
     @staticmethod
     def _resume(listeners: Iterable[Listener]) -> None:

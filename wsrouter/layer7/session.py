@@ -32,7 +32,6 @@ from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker
 
-
 #: How long a backend that has sent and got its Close may take to close TCP, in seconds.
 LAST_PATIENCE = 1.0
 
