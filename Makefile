@@ -17,13 +17,14 @@ endef
 export BRANCH_GATE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check bench dist clean python
+.PHONY: help run test lint check bench soak dist clean python
 
 help:
 	@echo "make run    make $(VENV) and run the router with $(CONFIG) (CONFIG=... for another)"
 	@echo "make test   make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
 	@echo "make check  lint, types, import contracts, tests with coverage"
 	@echo "make bench  measure (see bench/)"
+	@echo "make soak   100 reloads under load"
 	@echo "make dist   wheel and source archive in dist/"
 	@echo "make clean  remove what these have made"
 
@@ -61,6 +62,9 @@ check: lint
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+soak: $(VENV)/.dev
+	RELOADS=100 $(BIN)/python -m pytest -q -s tests/integration/test_reload_storm.py
 
 dist: $(VENV)/.dev
 	rm -rf dist

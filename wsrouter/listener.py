@@ -24,7 +24,7 @@ from twisted.internet.interfaces import (
     IReactorSocket,
     IReadDescriptor,
 )
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory, ServerFactory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -142,7 +142,7 @@ class Listener:
         finally:
             for one in old:
                 one._share(False)
-        factory = Factory()
+        factory = ServerFactory()
         factory.noisy = False
         with sock:
             self._take(reactor, cast(IReactorSocket, reactor).adoptStreamPort(sock.fileno(), sock.family, factory))

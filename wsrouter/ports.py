@@ -5,8 +5,8 @@ nobody in their queues notices. Everything new is bound before anything old is l
 reload as a whole, unless it is only that this process may not (it was root once): then what was bound stays.
 
 One address may overlap with another that is given up: 0.0.0.0:80 cannot listen while 127.0.0.1:80 does. Where both
-sockets belong to the same user they share the port for a moment. Else the old one stops listening just before the new one
-begins; it stays bound, so that the way back is open.
+sockets belong to the same user they share the port for a moment. Else the old one stops listening just before the new
+one begins; it stays bound, so that the way back is open.
 """
 
 from __future__ import annotations

@@ -98,14 +98,14 @@ class Reloader:
             told = self._install(drawing)
             status = "serving"
         except ConfigError as error:
-            # Names that were looked up for nothing are forgotten.
-            parts.discovery.reconfigure(backends_of(parts.config))
             _log.error("reload refused, the old configuration stays in force:")
             for fault in error.faults:
                 _log.error("{fault}", fault=fault)
         else:
             _log.info("{told}", told=told)
         finally:
+            # Names that were looked up for nothing are forgotten.
+            parts.discovery.reconfigure(backends_of(parts.config))
             if not self._stopped:
                 self._notifier.ready(status)
 

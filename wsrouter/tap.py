@@ -26,7 +26,7 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = (
         "Routes WebSockets (and TLS, HTTP and other TCP) from one port to pools of backends, as an INI file says. "
-        "SIGTERM ends live sessions politely; a second one ends at once. "
+        "SIGHUP reads the file again. SIGTERM ends live sessions politely; a second one ends at once. "
         "Try: twistd -n wsrouter --config etc/router.ini"
     )
     optParameters = [
