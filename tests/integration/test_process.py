@@ -747,6 +747,16 @@ def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
     (keys / "c.pem").chmod(0o600)
     assert "reload refused" in router.reload(PRIVILEGED.format(log="log", port=port, target="/four"))
     assert b"Location: /three" in location()
+    # A socket that root has bound shares its port with nobody: it makes room, and a port in use makes it come back.
+    (keys / "c.pem").unlink()
+    wider = PRIVILEGED.replace(":interface=127.0.0.1\n    certificates", "\n    certificates")
+    taken = f"\n    [listener taken]\n    endpoint = tcp:{router.port}:interface=0.0.0.0\n"
+    told = router.reload(wider.format(log="log", port=port, target="/five") + taken)
+    assert "reload refused" in told
+    assert b"Location: /three" in location()
+    router.reload(wider.format(log="log", port=port, target="/five"))
+    router.wait_for(f"listening on 0.0.0.0:{port}")
+    assert b"Location: /five" in location()
     router.signal()
     assert router.status() == 0
     assert "Traceback" not in router.log
