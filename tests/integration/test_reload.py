@@ -69,7 +69,11 @@ class Reloading:
         running.call(running.service.reload)
         running.until(lambda: not running.service.reloader.busy)
         # The access log and Twisted's own lines may come in between.
-        return "\n".join(line for line in self.lines[before:] if not line.startswith(("event=", "Factory ", "(TCP ")))
+        return "\n".join(
+            line
+            for line in self.lines[before:]
+            if not line.startswith(("event=", "Factory ", "ServerFactory ", "(TCP "))
+        )
 
     def port(self, name: str = "main") -> int:
         return self.running.port(name)
