@@ -66,6 +66,9 @@ check: lint
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
+soak: $(VENV)/.dev
+	RELOADS=100 $(BIN)/python -m pytest -q -s tests/integration/test_reload_storm.py
+
 dist: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m build

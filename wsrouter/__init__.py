@@ -2,8 +2,11 @@
 
 The way of a byte, and the folders that it passes (each imports only from those below it):
 
-    tap, service, demo    options; configuration -> running services; demonstration backends
-    ops/                  drain, access log: they read `live`, nothing below reads them
+    tap, service          options; the process: start, signals, end
+    reload, assembly      another configuration in the place of the old; configuration -> parts
+    demo/                 demonstration backends and certificates
+    ops/                  drain, access log, on_down, systemd: they read `live`, nothing below reads them
+    ports                 which listening sockets a reload keeps, opens and closes
     listener/             binds, accepts, reads PROXY headers, lets in, waits for the verdict, hands the leg on
     layer7/  layer4/      termination, request heads, upgrades, files, HTTP proxy / tunnels
     live/                 the registry of live sessions and tunnels, and how each ended

@@ -283,3 +283,29 @@ def test_a_refusal_that_was_told_of_lately_has_no_line_of_its_own(tmp_path):
     log.refused(replace(REFUSAL, repeated=True))
     log.close()
     assert len((tmp_path / "access.log").read_text().splitlines()) == 1
+
+
+# Reopening.
+
+
+def test_reopened_it_goes_on_in_the_new_file(tmp_path):
+    log = AccessLog(Clock(), Log.TEXT, tmp_path / "log")
+    log.open()
+    log.refused(REFUSAL)
+    (tmp_path / "log").rename(tmp_path / "log.1")
+    log.reopen(tmp_path / "log")
+    log.answered(ANSWER)
+    log.reopen(None)
+    assert "event=refuse" in (tmp_path / "log.1").read_text()
+    assert "event=request" in (tmp_path / "log").read_text()
+    log.close()
+
+
+def test_a_file_that_cannot_be_opened_leaves_the_old_one(tmp_path):
+    log = AccessLog(Clock(), Log.TEXT, tmp_path / "log")
+    log.open()
+    with pytest.raises(RouterError, match="nowhere/log: cannot be opened: no such file"):
+        log.reopen(tmp_path / "nowhere" / "log")
+    log.answered(ANSWER)
+    log.close()
+    assert "event=request" in (tmp_path / "log").read_text()

@@ -12,6 +12,7 @@ be a request.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import cast
 
 from twisted.internet.interfaces import IPushProducer
@@ -20,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsrouter.config import values
-from wsrouter.config.values import Accept
+from wsrouter.config.values import Accept, Plain
 from wsrouter.errors import BackendError, HttpError
 from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.checks import check_client, check_opening, check_scheme
@@ -35,7 +36,7 @@ from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.wire.answer import RETRY_AFTER, answer
 from wsrouter.wire.forwarding import said_behind
-from wsrouter.wire.head import cut_head, parse_request
+from wsrouter.wire.head import RequestHead, cut_head, parse_request
 from wsrouter.wire.opening import Upgrade, check_upgrade, wants_websocket
 from wsrouter.wire.target import parse_target
 
@@ -181,6 +182,9 @@ class Front(Protocol):
         trusted = self._admission.trusted
         record.behind = behind = said_behind(head, connection.ip, trusted) if trusted else None
         record.target = target = parse_target(head.target, head.method)
+        if target.path == site.drain_path and (connection.secure or self._listener.plain is not Plain.NO):
+            self._tell_state(head)
+            return
         upgrade = check_upgrade(head) if wants_websocket(head) else None
         check_scheme(self._listener.plain, connection, behind, head, target, upgrade is not None)
         host = host_name(head.host)
@@ -200,6 +204,16 @@ class Front(Protocol):
             raise HttpError(426, "this path speaks WebSocket only", _UPGRADE_REQUIRED)
         else:
             self._answer(request, rest)
+
+    def _tell_state(self, head: RequestHead) -> None:
+        """Tell a balancer in front whether more clients are welcome. Such questions are too many to be logged."""
+        if head.method not in ("GET", "HEAD"):
+            raise HttpError(405, "GET or HEAD only", ((b"Allow", b"GET, HEAD"),))
+        head_only = head.method == "HEAD"
+        if self._site.leaving:
+            self._say(answer(503, "draining", (RETRY_AFTER,), head_only=head_only))
+        else:
+            self._say(answer(200, head_only=head_only))
 
     # Upgrades.
 
@@ -311,9 +325,7 @@ class Front(Protocol):
     def _refuse(self, error: HttpError, told: str | None = None) -> None:
         head = self._record.head
         self._record.refused(error.status, error.reason)
-        self._leave()
-        leg = self._leg
-        leg.write(
+        self._say(
             answer(
                 error.status,
                 error.reason if told is None else told,
@@ -321,7 +333,17 @@ class Front(Protocol):
                 head_only=head is not None and head.method == "HEAD",
             )
         )
-        leg.loseConnection()
+
+    def _say(self, last: bytes) -> None:
+        """The router's own answer, and the end."""
+        self._leave()
+        self._leg.write(last)
+        self._leg.loseConnection()
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """The listener may have another name now; routes are chosen by it."""
+        connection = self._connection
+        connection.listener = names.get(connection.listener, connection.listener)
 
     def drain(self) -> None:
         """Stop waiting for another request; one that is being answered is the last."""

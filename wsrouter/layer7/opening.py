@@ -67,6 +67,8 @@ class Opening(TwistedProtocol):
         self._pool = pool = site.pools[route.pool]
         self._affinity = affinity = affinity_of(pool, request, client)
         self._attempt = Attempt(pool, self._connected, self._failed, affinity.key, affinity.preferred, affinity.preface)
+        # A reload may take the route away before the backend is reached.
+        self._rules = site.rules[route.name]
         #: The backend that was reached; it is counted until it is given back.
         self._member: Member | None = None
         self._leg: Leg | None = None
@@ -103,7 +105,7 @@ class Opening(TwistedProtocol):
             self._upgrade,
             target.forward(path),
             request.client(),
-            self._site.rules[route.name].fill(request),
+            self._rules.fill(request),
         )
 
     def _failed(self, error: BackendError) -> None:

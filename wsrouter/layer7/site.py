@@ -114,6 +114,9 @@ class Drainable(Protocol):
     def drain(self) -> None:
         """End it, unless it is busy; then it ends itself afterwards."""
 
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Listeners have other names now: ``names`` leads from old to new."""
+
 
 @dataclass(slots=True)
 class Site:
@@ -128,6 +131,10 @@ class Site:
     #: For each route that answers plain requests: what makes the handler of one.
     handlers: Mapping[str, Callable[[Request], Handler]]
     log_query: bool = False
+    #: Where a balancer in front asks whether it may send clients here; None: nowhere.
+    drain_path: str | None = None
+    #: A drain was asked for: ``drain_path`` says so, but all else goes on until it begins.
+    leaving: bool = False
     #: A drain has begun: no upgrades any more, and answers close their connections.
     draining: bool = False
     #: Client connections that are at HTTP, live sessions excepted.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from twisted.internet.interfaces import IReactorFDSet
 
 from wsrouter.config import values
-from wsrouter.errors import RouterError
+from wsrouter.config.endpoint import bound_address
+from wsrouter.errors import ListenError
 from wsrouter.layer4.tunnel import Layer4
 from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.site import Site
-from wsrouter.listener.port import Port, bind
+from wsrouter.listener.port import Port, bind, bind_over
 from wsrouter.listener.preamble import Preamble
 from wsrouter.live.connection import connection_of
 from wsrouter.policy.admission import Admission
@@ -31,6 +35,8 @@ class Listener:
     ) -> None:
         self.config = config
         self.name = config.name
+        #: What was bound, or is to be; after a reload that may not be what the configuration says.
+        self.endpoint = config.endpoint
         #: None: TLS is not ended here.
         self.store = store
         self.tunnels = tunnels
@@ -47,12 +53,34 @@ class Listener:
     def bind(self, reactor: IReactorFDSet) -> None:
         """Bind the endpoint and queue connections.
 
-        ``start`` serves them. Raises RouterError with a reason in one line.
+        ``start`` serves them. Raises ListenError with a reason in one line.
         """
+        with self._named_in_errors():
+            self._port = bind(reactor, self.endpoint)
+
+    def bind_over(self, old: Sequence[Listener]) -> None:
+        """Bind a TCP address of which ``old`` ones have a part; they are to be stopped, or to ``resume``.
+
+        Both listen for a while where they belong to the same user. Else the old ones are suspended just before the new
+        one listens. Raises ListenError.
+        """
+
+        def suspend() -> None:
+            for one in old:
+                one._suspend()
+
+        with self._named_in_errors():
+            ports = [one._port for one in old if one._port is not None]
+            self._port = bind_over(bound_address(self.endpoint), ports, suspend)
+
+    @contextmanager
+    def _named_in_errors(self) -> Iterator[None]:
         try:
-            self._port = bind(reactor, self.config.endpoint)
-        except RouterError as error:
-            raise RouterError(f"listener {self.name}: cannot listen on {self.config.endpoint}: {error}") from None
+            yield
+        except ListenError as error:
+            raise ListenError(
+                f"listener {self.name}: cannot listen on {self.endpoint}: {error}", error.number
+            ) from None
 
     @property
     def address(self) -> str:
@@ -83,11 +111,38 @@ class Listener:
             self.config.tcp_keepalive,
         )
 
+    def reconfigure(self, config: values.Listener, store: CertificateStore | None, tunnels: TunnelTable) -> None:
+        """Take over a reload, in place: connections that are accepted, or get their verdict, from now on follow it."""
+        self.config = config
+        self.name = config.name
+        self.store = store
+        self.tunnels = tunnels
+        self.admission.reconfigure(config)
+        if self._acceptor is not None:
+            self._acceptor.reconfigure(self.name, config.max_connections, config.tcp_keepalive)
+
+    def _suspend(self) -> None:
+        """Leave the address to another listener, but keep the port bound."""
+        if self._acceptor is not None:
+            self._acceptor.accept_waiting()
+        assert self._port is not None
+        self._port.suspend()
+
+    def resume(self) -> None:
+        """Listen again, where another listener has had the address for a moment."""
+        assert self._port is not None
+        self._port.resume()
+
     def stop(self) -> None:
         """Accept no more and close the port; live connections go on."""
         if self._acceptor is not None:
             # Whoever waits in the kernel's queue has been connected already; closing the port would reset them.
             self._acceptor.accept_waiting()
+        self.discard()
+
+    def discard(self) -> None:
+        """Close the port of a listener that was not wanted after all, at once; who waits there is not served."""
+        if self._acceptor is not None:
             self._acceptor.abort()
         port, self._port = self._port, None
         if port is not None:

@@ -11,10 +11,12 @@ meanwhile, so that of two routers that start together neither takes the other's 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import stat
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -24,20 +26,21 @@ from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDesc
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from wsrouter.config.endpoint import UnixSocket, unix_socket
-from wsrouter.errors import RouterError
+from wsrouter.config.endpoint import Address, UnixSocket, unix_socket
+from wsrouter.errors import ListenError
 
 #: Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn.
 BACKLOG = 4096
 
 
 class Port:
-    """A bound socket. ``file`` is the path of a unix socket that was bound here."""
+    """A bound socket. ``file`` is the path of a unix socket that was bound here; ``lent``: it is systemd's as well."""
 
-    __slots__ = ("_file", "_identity", "socket")
+    __slots__ = ("_file", "_identity", "_lent", "socket")
 
-    def __init__(self, sock: socket.socket, file: str | None = None) -> None:
+    def __init__(self, sock: socket.socket, file: str | None = None, *, lent: bool = False) -> None:
         self.socket = sock
+        self._lent = lent
         self._file = file
         self._identity = None if file is None else _identity(file)
 
@@ -55,8 +58,29 @@ class Port:
         """The number of the port; 0 for a unix socket."""
         return 0 if self.socket.family == socket.AF_UNIX else int(self.socket.getsockname()[1])
 
+    def share(self, shared: bool) -> None:
+        """Let another socket of this user have the port as well, or not."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+
+    def suspend(self) -> None:
+        """Leave the address to another socket, but stay bound, so that ``resume`` cannot fail.
+
+        Linux takes a listening socket that is shut down out of listening.
+        """
+        self.socket.shutdown(socket.SHUT_RDWR)
+
+    def resume(self) -> None:
+        """Listen again, behind ``suspend``."""
+        self.socket.listen(BACKLOG)
+
     def close(self) -> None:
         """Close it, and remove the file of a unix socket unless it is another's by now."""
+        if not self._lent:
+            # The relay has a duplicate, which is closed a little later: who came until then would wait, to be reset.
+            try:
+                self.suspend()
+            except OSError:
+                pass  # it does not listen
         self.socket.close()
         file, self._file = self._file, None
         if file is None:
@@ -71,15 +95,54 @@ class Port:
 def bind(reactor: IReactorFDSet, endpoint: str) -> Port:
     """Bind ``endpoint``, an endpoint string of the configuration, and queue connections.
 
-    Raises RouterError with the reason in few words.
+    Raises ListenError with the reason in few words.
     """
     unix = unix_socket(endpoint)
     if unix is not None:
         return _bind_unix(unix)
     sock = _bound_by_twisted(reactor, endpoint)
-    if not endpoint.startswith("systemd:") and "backlog=" not in endpoint:
+    lent = endpoint.startswith("systemd:")
+    if not lent and "backlog=" not in endpoint:
         # Linux lets a listening socket listen again, with another backlog; Twisted's default is 50.
         sock.listen(BACKLOG)
+    return Port(sock, lent=lent)
+
+
+def bind_over(address: Address, old: Sequence[Port], suspend: Callable[[], None]) -> Port:
+    """Bind a TCP address of which the ``old`` ports have a part; they are to be closed, or to ``resume``.
+
+    Both listen for a while where they belong to the same user (SO_REUSEPORT). Else ``suspend`` is called, just before
+    the new one listens, to suspend the old ones. Raises ListenError.
+    """
+    try:
+        for port in old:
+            port.share(True)
+        try:
+            return _listening(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            suspend()
+            return _listening(address)
+    except OSError as error:
+        raise ListenError(_why(error), error.errno) from None
+    finally:
+        for port in old:
+            port.share(False)
+
+
+def _listening(address: Address) -> Port:
+    """A port that listens at a TCP address, together with others of this user that allow it at this moment."""
+    sock = socket.socket(socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(BACKLOG)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    except OSError:
+        sock.close()
+        raise
     return Port(sock)
 
 
@@ -92,15 +155,15 @@ def _bound_by_twisted(reactor: IReactorFDSet, endpoint: str) -> socket.socket:
             reactor, endpoint
         ).listen(factory)
     except LookupError:
-        raise RouterError("systemd has passed no such socket") from None
+        raise ListenError("systemd has passed no such socket") from None
     except (ValueError, OSError) as error:
-        raise RouterError(_why(error)) from None
+        raise _error(error) from None
     listening.addBoth(results.append)
     if not results:
-        raise RouterError("it cannot be bound at once")
+        raise ListenError("it cannot be bound at once")
     port = results[0]
     if isinstance(port, Failure):
-        raise RouterError(_why(port.value)) from None
+        raise _error(port.value) from None
     reactor.removeReader(cast(IReadDescriptor, port))
     bound = cast(Any, port).socket
     sock = socket.socket(fileno=os.dup(bound.fileno()))
@@ -112,7 +175,7 @@ def _bind_unix(unix: UnixSocket) -> Port:
     try:
         folder = os.open(os.path.dirname(unix.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise RouterError(_why(error)) from None
+        raise _error(error) from None
     sock = socket.socket(socket.AF_UNIX)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -124,8 +187,8 @@ def _bind_unix(unix: UnixSocket) -> Port:
         return Port(sock, unix.path)
     except OSError as error:
         sock.close()
-        raise RouterError(_why(error)) from None
-    except RouterError:
+        raise _error(error) from None
+    except ListenError:
         sock.close()
         raise
     finally:
@@ -133,13 +196,13 @@ def _bind_unix(unix: UnixSocket) -> Port:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the file of a unix socket that nobody listens on; what is anything else is a RouterError."""
+    """Remove the file of a unix socket that nobody listens on; what is anything else is a ListenError."""
     try:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise RouterError("there is a file that is no socket; it is left alone")
+        raise ListenError("there is a file that is no socket; it is left alone")
     with socket.socket(socket.AF_UNIX) as probe:
         # A full queue must not hold up the start; it has somebody behind it.
         probe.setblocking(False)
@@ -152,7 +215,7 @@ def _remove_stale(path: str) -> None:
             return
         except BlockingIOError:
             pass
-    raise RouterError("address already in use")
+    raise ListenError("address already in use", errno.EADDRINUSE)
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -160,9 +223,13 @@ def _identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _why(error: BaseException | None) -> str:
-    """Why it cannot be bound, in few words."""
+def _error(error: BaseException | None) -> ListenError:
     cause = error.socketError if isinstance(error, CannotListenError) else error
+    return ListenError(_why(cause), cause.errno if isinstance(cause, OSError) else None)
+
+
+def _why(cause: BaseException | None) -> str:
+    """Why it cannot be bound, in few words."""
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
     return str(cause)
