@@ -81,6 +81,7 @@ class RouterService(Service):
         self.sweeper = IdleSweeper(reactor)
         self.discovery = Discovery(reactor, reactor, [backend for pool in config.pools for backend in pool.backends])
         self.listeners: list[RunningListener] = []
+        self.pools: dict[str, BackendPool] = {}
         self._proxies: dict[str, HttpProxy] = {}
         self._demo: DemoCertificates | None = None
         self._echoes: list[EchoService] = []

@@ -75,7 +75,7 @@ def ended(running, *peers):
     running.until(lambda: running.closed)
     ((entry, end),) = running.closed
     assert running.live == 0
-    assert set(running.service.pools["app"].live.values()) == {0}
+    assert running.in_use("app") == 0
     return entry, end
 
 

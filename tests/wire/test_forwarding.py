@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -86,7 +85,7 @@ def test_extensions_that_are_no_deflate_leave_no_field() -> None:
 
 def test_a_route_may_take_compression_away() -> None:
     head = request(b"Connection: Upgrade", b"Upgrade: websocket")
-    offered = replace(PLAIN, extensions=(b"permessage-deflate",))
+    offered = PLAIN._replace(extensions=(b"permessage-deflate",))
     written = upgrade_head(head, offered, b"/", CLIENT, [(b"Sec-WebSocket-Extensions", b"")])
     assert b"permessage-deflate" not in written
 
@@ -366,6 +365,6 @@ def test_what_an_untrusted_peer_says_changes_no_byte(peer: str) -> None:
 @pytest.mark.parametrize("peer", ["10.0.0.9", "fd00::9"])
 def test_a_trusted_proxy_that_says_nothing_is_a_client_like_any_other(peer: str, host: str) -> None:
     client = ClientFacts(peer, 1, "http", host)
-    silent = replace(client, behind=said_behind(request(), peer, TRUSTED))
+    silent = client._replace(behind=said_behind(request(), peer, TRUSTED))
     assert silent.behind is not None
     assert plain_fields(request(), silent, ()) == plain_fields(request(), client, ())
