@@ -123,9 +123,7 @@ def test_a_pools_proxy_gets_the_target_the_fields_and_the_time():
 def test_a_pools_proxy_is_told_what_binds_the_request_to_a_backend():
     of = route(pool="app")
     proxy = Proxy()
-    handle(
-        of, request(of), {"app": proxy}, balance=Balance.HASH, key=BalanceKey(KeySource.QUERY, "q"), send_proxy=None
-    )
+    handle(of, request(of), {"app": proxy}, balance=Balance.HASH, key=BalanceKey(KeySource.QUERY, "q"), send_proxy=None)
     assert [affinity.key for affinity in proxy.affinities] == [b"1"]
 
 

@@ -33,6 +33,7 @@ from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker
 
+
 class RelaySession:
     """One session, from the verified 101 to its end. ``run`` couples the legs."""
 

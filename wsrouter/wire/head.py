@@ -262,6 +262,7 @@ _Entry: TypeAlias = tuple[Field, tuple[bytes, list[bytes]]]
 #: Stands for a line that llhttp is to judge; no field has an empty name.
 _UNJUDGED: _Entry = ((b"", b"", b""), (b"", []))
 
+
 #: Field lines that were judged, and what they hold. Clients of one kind send the same lines again and again, and
 #: judging each is most of what a head costs. A line is remembered only where its meaning does not depend
 #: on other lines, where it is no secret, and while it is short.
