@@ -239,7 +239,7 @@ async def test_a_stop_cuts_what_still_lives_and_leaves_nothing(scene):
                 client.recv(1)
     assert not service.registry.entries
     assert not service.relay.members
-    assert list(service.pools["app"].live.values()) == [0]
+    assert [member.live for member in service.pools["app"].members] == [0]
     assert " reason=cut " in (scene.folder / "log").read_text().splitlines()[-1]
 
 
@@ -478,7 +478,7 @@ async def test_a_drain_waits_for_a_tunnel_that_is_being_dialled(scene):
         )
         with scene.connect(service) as client:
             client.sendall(b"\0hello")
-            await scene.stand.until(lambda: service.pools["app"].live[service.pools["app"].config.backends[0]])
+            await scene.stand.until(lambda: service.pools["app"].members[0].live)
             service.shut_down("SIGTERM")
             scene.stand.clock.advance(0.1)
             assert scene.stand.stops == 0

@@ -78,7 +78,7 @@ def answer_tls(peer: socket.socket, authority: trustme.CA, name: str) -> Any:
 
 def test_a_connection_becomes_a_leg(rig, address):
     server = rig.server()
-    caller = Caller(rig, address(server), keepalive=30.0)
+    caller = Caller(rig, address(server))
     rig.until(lambda: caller.over)
     (leg,) = caller.legs
     peer = rig.accept(server)
@@ -89,11 +89,20 @@ def test_a_connection_becomes_a_leg(rig, address):
     peer.send(b"pong")
     rig.until(lambda: reader.data == b"pong")
     assert leg.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert leg.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
     assert leg.peername == server.getsockname()
     # The deadline does not linger.
     rig.pass_time(10)
     assert leg.connected
+
+
+@pytest.mark.parametrize(("host", "probed"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_only_who_is_on_another_machine_is_probed_for_being_alive(rig, host, probed):
+    # Linux takes a connection to 0.0.0.0 for one to itself, and it looks like any other address.
+    caller = Caller(rig, Address(socket.AF_INET, (host, rig.server().getsockname()[1])), keepalive=30.0)
+    rig.until(lambda: caller.over)
+    (leg,) = caller.legs
+    assert bool(leg.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is probed
+    assert (leg.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30) is probed
 
 
 def test_a_leg_that_nobody_reads_wakes_nobody(rig, address):
@@ -188,7 +197,7 @@ def test_no_descriptor_is_a_failure_like_others(rig, nobody, monkeypatch):
     def exhausted(*_: Any) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("wsrouter.backends.dial.socket.socket", exhausted)
+    monkeypatch.setattr("wsrouter.backends.dial.SocketType", exhausted)
     caller = Caller(rig, nobody)
     rig.until(lambda: caller.over)
     assert caller.errors[0].reason == "too many open files"

@@ -43,7 +43,13 @@ class Watch:
         self.checker.start()
 
     def reconfigure(self, **config: Any) -> None:
-        self.pool.config = replace(self.pool.config, backends=tuple(one.backend for one in self.members), **config)
+        before = self.pool.config
+        self.pool.config = replace(before, backends=tuple(one.backend for one in self.members), **config)
+        try:
+            self.checker.prepare(self.members)
+        except ConfigError:
+            self.pool.config = before
+            raise
         self.table.reconfigure(self.pool.config, self.members, self.rig.seconds())
         self.checker.reconfigure()
 
@@ -58,13 +64,17 @@ class Probes:
         self.clock = clock
         #: (when, port, Host) of every probe that was begun.
         self.begun: list[tuple[float, int, str]] = []
+        self.prefaces: list[bytes] = []
         self.open: list[Deferred[float]] = []
         self.checks: list[Check] = []
         self.cancelled = 0
         self.result: Any = 0.001
 
-    def probe(self, relay: Any, check: Check, addresses: Any, host: str, tls: Any = None) -> Deferred[float]:
+    def probe(
+        self, relay: Any, check: Check, addresses: Any, host: str, tls: Any = None, preface: bytes = b""
+    ) -> Deferred[float]:
         self.begun.append((self.clock.seconds(), addresses[0].sockaddr[1], host))
+        self.prefaces.append(preface)
         self.checks.append(check)
         if isinstance(self.result, ZeroDivisionError):
             raise self.result

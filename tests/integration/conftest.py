@@ -118,6 +118,10 @@ class Running:
         """How many sessions and tunnels live."""
         return len(self.service.registry.entries)
 
+    def in_use(self, pool: str) -> int:
+        """How many sessions, tunnels and requests are counted at the backends of ``pool``."""
+        return sum(member.live for member in self.service.pools[pool].members)
+
     @property
     def connections(self) -> int:
         """How many connections of clients are open, whatever they do."""

@@ -186,7 +186,7 @@ def test_a_backend_that_asks_in_vain_for_a_certificate_becomes_502(behind_tls, t
     with pytest.raises(ssl.SSLError):
         server.accept()
     assert status_of(client.recv_all()) == 502
-    assert running.service.pools["app"].live[running.service.pools["app"].config.backends[0]] == 0
+    assert running.in_use("app") == 0
 
 
 def test_plain_http_goes_to_a_backend_over_tls(behind_tls, tls_backend, authority) -> None:

@@ -68,7 +68,7 @@ def ask(connect):
 
 
 def live_counts(running) -> list[int]:
-    return [count for pool in running.service.pools.values() for count in pool.live.values()]
+    return [member.live for pool in running.service.pools.values() for member in pool.members]
 
 
 # What the router refuses by itself.

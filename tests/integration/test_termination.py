@@ -827,5 +827,6 @@ def test_a_session_ends_with_close_frames_and_close_notify(session, frame) -> No
     assert client.read(7) == frame(8, b"\x03\xe8bye", mask=False)
     client.incoming.write(client.peer.recv_all())
     assert client.tls.read(1) == b""  # close_notify: a bare FIN would raise
+    peer.close()
     running.until(lambda: running.closed)
     assert (running.closed[0][1].who.value, running.closed[0][1].code) == ("client", 1000)

@@ -386,7 +386,7 @@ def test_when_every_backend_refuses_the_client_is_closed_at_once(router, connect
         "unix:/nowhere/app.sock no such file or directory"
     )
     assert not running.opened
-    assert set(running.service.pools["app"].live.values()) == {0}
+    assert running.in_use("app") == 0
 
 
 def test_no_more_backends_are_tried_than_retries_allow(router, connect, backend, refusing_address) -> None:
@@ -443,10 +443,9 @@ def test_a_client_that_leaves_while_the_backend_is_dialled_leaves_nothing(router
     running = router(one_rule(deaf_address, pool="connect_timeout = 300ms"))
     client = connect(running.port())
     client.send(b"\0x")
-    live = running.service.pools["app"].live
-    running.until(lambda: sum(live.values()) == 1)
+    running.until(lambda: running.in_use("app") == 1)
     getattr(client, how)()
-    running.until(lambda: sum(live.values()) == 0)
+    running.until(lambda: running.in_use("app") == 0)
     running.until(lambda: running.call(lambda: len(running.service.relay.members)) == 1)
     assert not running.opened
 

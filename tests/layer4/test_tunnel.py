@@ -21,6 +21,7 @@ from wsrouter.layer4.tunnel import Layer4
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Counts, End, Entry, Refusal, Registry, Who
+from wsrouter.policy.members import Member
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 
@@ -65,10 +66,19 @@ class Peer:
 class FakeDial:
     """A dial that ends when the test says so."""
 
-    def __init__(self, backend: Backend, connected: Callable[[Leg], None], failed: Callable[[DialError], None]) -> None:
-        self.backend = backend
+    def __init__(
+        self,
+        member: Member,
+        connected: Callable[[Leg], None],
+        failed: Callable[[DialError], None],
+        preface: bytes = b"",
+        timeout: float | None = None,
+    ) -> None:
+        self.member = member
         self.connected = connected
         self.failed = failed
+        self.preface = preface
+        self.timeout = timeout
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -114,8 +124,8 @@ class Scene:
     def refused(self, refusal: Refusal) -> None:
         self.refusals.append(refusal)
 
-    def _dial(self, backend: Backend, connected: Any, failed: Any) -> FakeDial:
-        self.dials.append(FakeDial(backend, connected, failed))
+    def _dial(self, *asked: Any) -> FakeDial:
+        self.dials.append(FakeDial(*asked))
         return self.dials[-1]
 
     def leg(self) -> tuple[Leg, Peer]:
@@ -144,7 +154,7 @@ class Scene:
     @property
     def clean(self) -> bool:
         """Nothing is left of any tunnel: no entry, no count of a backend, no leg."""
-        return not self.registry.entries and not any(self.pool.live.values()) and not self.relay.members
+        return not self.registry.entries and not any(one.live for one in self.pool.members) and not self.relay.members
 
     def close(self) -> None:
         self.relay.stop()
@@ -179,7 +189,7 @@ def test_nothing_is_read_from_the_client_while_the_backend_is_dialled(scene):
 
 def test_a_client_that_is_reset_while_the_backend_is_dialled_stops_the_dial(scene):
     scene.open()
-    assert scene.pool.live[scene.dials[0].backend] == 1
+    assert scene.dials[0].member.live == 1
     scene.client.reset()
     scene.client_leg.abortConnection()
     scene.until(lambda: scene.clean)
@@ -200,13 +210,13 @@ def test_a_backend_that_fails_is_passed_over_and_the_entry_tells_of_it(scene):
     scene.open()
     first = scene.dials[0]
     first.failed(DialError("connection refused"))
-    assert [dial.backend for dial in scene.dials] in ([ONE, TWO], [TWO, ONE])
+    assert [dial.member.backend for dial in scene.dials] in ([ONE, TWO], [TWO, ONE])
     leg, _ = scene.leg()
     scene.dials[1].connected(leg)
     [entry] = scene.entries
-    assert entry.facts.tried == f"{first.backend.label} connection refused"
-    assert entry.facts.backend == scene.dials[1].backend.label
-    assert scene.pool.live == {first.backend: 0, scene.dials[1].backend: 1}
+    assert entry.facts.tried == f"{first.member.label} connection refused"
+    assert entry.facts.backend == scene.dials[1].member.label
+    assert (first.member.live, scene.dials[1].member.live) == (0, 1)
 
 
 def test_when_every_backend_fails_the_client_is_closed_and_the_log_says_why(scene):
@@ -225,7 +235,7 @@ def test_when_every_backend_fails_the_client_is_closed_and_the_log_says_why(scen
 
 
 def test_a_pool_that_is_full_closes_the_client_at_once(scene):
-    scene.pool.pick = lambda excluded=(): None
+    scene.pool.pick = lambda key=None, excluded=(), preferred=None: None
     scene.open(b"hello")
     [refusal] = scene.refusals
     assert refusal.reason == "pool app: every backend is full"

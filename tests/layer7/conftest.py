@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -19,9 +20,12 @@ from zope.interface import implementer
 
 from wsrouter.backends.dial import Address, Dial
 from wsrouter.config.values import Backend, Pool
+from wsrouter.errors import BackendError, DialError
+from wsrouter.layer7.affinity import Affinity
 from wsrouter.layer7.exchange import Exchange
 from wsrouter.layer7.proxy import HttpProxy
 from wsrouter.layer7.request import Handler, PlainRequest
+from wsrouter.policy.members import Member
 from wsrouter.relay.acceptor import Acceptor
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
@@ -129,6 +133,68 @@ class ScriptedBackend(Factory):
                 connection.transport.write(answer)
 
 
+class FakePool:
+    """A pool that gives its backends in their order, and tells in ``log`` what the proxy said of them."""
+
+    def __init__(self, config: Pool, endpoint_for: Callable[[Backend], Any]) -> None:
+        self.config = config
+        self.epoch = object()
+        self.members = [Member(backend) for backend in config.backends]
+        #: ("taken" | "given back" | "worked" | "failed", the backend's place).
+        self.log: list[tuple[str, int]] = []
+        #: What was said of failures.
+        self.reasons: list[str] = []
+        #: What was asked of the choice: key and preferred member; what opened each connection.
+        self.asked: list[tuple[bytes | None, Member | None]] = []
+        self.prefaces: list[bytes] = []
+        #: Whether all are full, and who waits therefore: (key, what to call with a member that was taken).
+        self.full = False
+        self.line: list[tuple[bytes | None, Callable[[Member | None], None]]] = []
+        self._endpoint_for = endpoint_for
+
+    def pick(
+        self, key: bytes | None = None, excluded: Collection[Member] = (), preferred: Member | None = None
+    ) -> Member | None:
+        self.asked.append((key, preferred))
+        if self.full:
+            return None
+        return next((one for one in [preferred, *self.members] if one is not None and one not in excluded), None)
+
+    def wait(self, key: bytes | None, served: Callable[[Member | None], None]) -> Any:
+        if not self.config.queue:
+            return None
+        place = (key, served)
+        self.line.append(place)
+        return SimpleNamespace(cancel=lambda: self.line.remove(place))
+
+    def refusal(self) -> BackendError:
+        return BackendError(503, "nobody can take it")
+
+    def take(self, member: Member) -> None:
+        self._note("taken", member)
+        member.live += 1
+
+    def give_back(self, member: Member) -> None:
+        self._note("given back", member)
+        member.live -= 1
+        assert member.live >= 0
+
+    def failed(self, member: Member, error: DialError | BackendError) -> None:
+        self._note("failed", member)
+        self.reasons.append(error.reason)
+
+    def worked(self, member: Member) -> None:
+        self._note("worked", member)
+
+    def endpoint(self, member: Member, preface: bytes = b"") -> IStreamClientEndpoint:
+        self.prefaces.append(preface)
+        endpoint: IStreamClientEndpoint = self._endpoint_for(member.backend)
+        return endpoint
+
+    def _note(self, what: str, member: Member) -> None:
+        self.log.append((what, self.members.index(member)))
+
+
 @implementer(IStreamClientEndpoint)
 class LegEndpoint:
     """Connects with a leg of the relay."""
@@ -187,7 +253,8 @@ class Stage:
         self.ports: list[Any] = []
         self.factories: list[Any] = []
         self.proxies: list[HttpProxy] = []
-        self.log: list[tuple[str, Backend]] = []
+        #: The pool of the last proxy.
+        self.pool: FakePool
 
     def listen(self, factory: Any) -> Any:
         port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
@@ -218,23 +285,25 @@ class Stage:
             return LegEndpoint(self.relay, backend)
         return TCP4ClientEndpoint(self.reactor, backend.host, backend.port)
 
-    def proxy(self, *backends: Backend, retries: int = 2, idle: float | None = 3600.0, **more: Any) -> Handler:
-        """A handler that proxies to these backends, tried in this order."""
-        proxy = HttpProxy(
-            self.reactor,
-            Pool("app", backends, retries=retries),
-            lambda tried: next((one for one in backends if one not in tried), None),
-            more.get("endpoint_for", self.endpoint),
-            more.get("deadlines", self.deadlines),
-            lambda one: self.log.append(("opened", one)),
-            lambda one: self.log.append(("closed", one)),
-        )
+    def proxy(
+        self,
+        *backends: Backend,
+        idle: float | None = 3600.0,
+        endpoint_for: Callable[[Backend], Any] | None = None,
+        deadlines: Any = None,
+        clock: Any = None,
+        affinity: Affinity = Affinity(),  # noqa: B008 (it is a value)
+        **config: Any,
+    ) -> Handler:
+        """A handler that proxies to these backends, tried in this order; ``config`` is for their pool."""
+        self.pool = FakePool(Pool("app", backends, **config), endpoint_for or self.endpoint)
+        proxy = HttpProxy(clock or self.reactor, self.pool, deadlines or self.deadlines)
         self.proxies.append(proxy)
 
         def handler(request: PlainRequest) -> Any:
             facts = ClientFacts("192.0.2.1", 4711, "http", request.head.host)
             target = request.target.forward(request.target.path)
-            return proxy.handle(request, target, plain_fields(request.head, facts, ()), idle)
+            return proxy.handle(request, target, plain_fields(request.head, facts, ()), idle, affinity)
 
         return handler
 

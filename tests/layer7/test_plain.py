@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from wsrouter.config.values import Accept, PathKind, PathRule, Redirect, Route
+from wsrouter.config.values import (
+    Accept,
+    Balance,
+    BalanceKey,
+    KeySource,
+    PathKind,
+    PathRule,
+    Pool,
+    Redirect,
+    Route,
+)
 from wsrouter.errors import HttpError
+from wsrouter.layer7.affinity import Affinity
 from wsrouter.layer7.plain import maker_for
 from wsrouter.layer7.site import HeaderRules, Request
 from wsrouter.live.connection import Connection
@@ -40,15 +52,18 @@ class Proxy:
 
     def __init__(self) -> None:
         self.handled: list[tuple[object, bytes, list[tuple[bytes, bytes]], float | None]] = []
+        self.affinities: list[Affinity] = []
 
-    def handle(self, plain: object, target: bytes, fields: Any, idle_timeout: float | None) -> str:
+    def handle(self, plain: object, target: bytes, fields: Any, idle_timeout: float | None, affinity: Affinity) -> str:
         self.handled.append((plain, target, list(fields), idle_timeout))
+        self.affinities.append(affinity)
         return "under way"
 
 
-def handle(of: Route, asked: Request, proxies: Any = None) -> tuple[Plain, Any]:
+def handle(of: Route, asked: Request, proxies: Any = None, **config: Any) -> tuple[Plain, Any]:
     plain = Plain(asked.head)
-    handler = maker_for(of, HeaderRules.of(of), proxies or {})(asked)
+    pool: Any = SimpleNamespace(config=Pool("app", (), **config), sticky=None)
+    handler = maker_for(of, HeaderRules.of(of), {"app": pool}, proxies or {})(asked)
     return plain, handler(plain)  # type: ignore[arg-type]
 
 
@@ -102,6 +117,14 @@ def test_a_pools_proxy_gets_the_target_the_fields_and_the_time():
     assert (b"X-Own", b"1") in fields
     assert (b"X-Id", b"192.0.2.1") in fields
     assert (b"X-Forwarded-For", b"192.0.2.1") in fields
+    assert proxy.affinities == [Affinity()]
+
+
+def test_a_pools_proxy_is_told_what_binds_the_request_to_a_backend():
+    of = route(pool="app")
+    proxy = Proxy()
+    handle(of, request(of), {"app": proxy}, balance=Balance.HASH, key=BalanceKey(KeySource.QUERY, "q"), send_proxy=None)
+    assert [affinity.key for affinity in proxy.affinities] == [b"1"]
 
 
 @pytest.mark.parametrize(

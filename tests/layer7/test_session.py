@@ -63,7 +63,8 @@ class Scene:
         self.ends: list[End] = []
         self.registry.observers.append(self)  # type: ignore[arg-type]
         self.pool = BackendPool(self.relay, Pool("app", (BACKEND,)), Discovery(self.clock, object(), [BACKEND]))  # type: ignore[arg-type]
-        self.pool.take(BACKEND)
+        (self.member,) = self.pool.members
+        self.pool.take(self.member)
         self.client_leg, self.client = self._leg()
         self.server_leg, self.server = self._leg()
         self.session: Any = RelaySession(
@@ -72,7 +73,7 @@ class Scene:
             IdleSweeper(self.clock),
             Route("r", PathRule(PathKind.PREFIX, "/")),
             self.pool,
-            BACKEND,
+            self.member,
             Connection(1, "10.0.0.1", 5, "main"),
             Facts(Kind.SESSION, "10.0.0.1", "10.0.0.1:5", "main", "r", "app", BACKEND.label, 0.0),
             self.client_leg,
@@ -129,7 +130,7 @@ class Scene:
             self.settle()
         assert not self.relay.members
         assert not self.registry.entries
-        assert self.pool.live == {BACKEND: 0}
+        assert self.member.live == 0
         assert len(self.ends) == 1
 
 
@@ -173,16 +174,62 @@ def test_early_frames_of_both_sides_come_behind_the_answer_in_order(scene):
     scene.over()
 
 
-def test_a_close_and_its_answer_pass_and_end_both_connections(scene):
+def closed_by(scene: Scene, first: str) -> None:
+    """Both peers have sent their Close frame, ``first`` before the other, and each has got the other's."""
+    for who in ("client", "server") if first == "client" else ("server", "client"):
+        if who == "client":
+            scene.client.socket.send(CLIENT_CLOSE)
+            scene.until(lambda: scene.server.received == CLIENT_CLOSE)
+        else:
+            scene.server.socket.send(SERVER_CLOSE)
+            scene.until(lambda: scene.client.received == SERVER_CLOSE)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_close_and_its_answer_pass_and_the_client_is_closed_at_once_but_the_backend_closes_itself(scene, first):
     scene.run()
-    scene.client.socket.send(CLIENT_CLOSE)
-    scene.until(lambda: scene.server.received == CLIENT_CLOSE)
-    scene.server.socket.send(SERVER_CLOSE)
-    scene.until(lambda: scene.client.ended and scene.server.ended)
-    assert scene.client.received == SERVER_CLOSE
+    closed_by(scene, first)
+    scene.until(lambda: scene.client.ended)
     assert scene.client.ended == "fin"
+    scene.settle()
+    assert scene.server.ended is None
+    assert scene.ends == []
+    scene.server.socket.shutdown(socket.SHUT_WR)
+    scene.until(lambda: scene.server.ended)
+    assert scene.server.ended == "fin"
     scene.over()
-    assert scene.ends == [End(Who.CLIENT, 1000, "")]
+    assert scene.ends == [End(Who.CLIENT if first == "client" else Who.BACKEND, 1000, "")]
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_backend_that_does_not_close_after_both_close_frames_is_closed_when_the_close_timeout_is_over(scene, first):
+    scene.run()
+    closed_by(scene, first)
+    scene.until(lambda: scene.client.ended)
+    scene.client.socket.close()
+    scene.clock.advance(scene.session._route.close_timeout - 0.1)
+    scene.settle()
+    assert scene.server.ended is None
+    assert scene.member.live == 1
+    scene.clock.advance(1.0)
+    scene.until(lambda: scene.server.ended)
+    assert scene.server.ended == "fin"
+    scene.over()
+    assert scene.ends == [End(Who.CLIENT if first == "client" else Who.BACKEND, 1000, "")]
+
+
+def test_a_backend_that_has_ended_its_side_before_the_answer_to_its_close_is_closed_with_it(scene):
+    scene.run()
+    scene.server.socket.send(SERVER_CLOSE)
+    scene.server.socket.shutdown(socket.SHUT_WR)
+    scene.until(lambda: scene.client.received == SERVER_CLOSE)
+    scene.settle()
+    assert scene.server.ended is None
+    scene.client.socket.send(CLIENT_CLOSE)
+    scene.until(lambda: scene.client.ended and scene.server.ended)
+    assert scene.server.received == CLIENT_CLOSE
+    scene.over()
+    assert scene.ends == [End(Who.BACKEND, 1000, "")]
 
 
 @pytest.mark.parametrize("behind", [0, 1, 3, 14, 500, 1003])

@@ -128,10 +128,10 @@ def test_when_descriptors_are_used_up_accepting_pauses_and_the_live_ones_are_unt
         def __init__(self, sock: socket.socket) -> None:
             self.sock = sock
 
-        def accept(self) -> Any:
+        def _accept(self) -> Any:
             if short[0]:
                 raise OSError(number, os.strerror(number))
-            return self.sock.accept()
+            return self.sock._accept()  # type: ignore[attr-defined]
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.sock, name)
@@ -163,10 +163,10 @@ def test_a_connection_that_was_gone_before_it_was_accepted_is_skipped(rig, house
     real = one.acceptor.socket
 
     class Aborting:
-        def accept(self) -> Any:
+        def _accept(self) -> Any:
             if answers:
                 raise answers.pop()
-            return real.accept()
+            return real._accept()
 
         def __getattr__(self, name: str) -> Any:
             return getattr(real, name)

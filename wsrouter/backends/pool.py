@@ -195,6 +195,11 @@ class BackendPool:
         if not addresses:
             failed(DialError("its name does not resolve"))
             return None
+        tls = self._tls.get(backend)
+        if tls is None and self._tls:
+            # A reload has taken it out of the pool; what was meant for TLS must not go there in the clear.
+            failed(DialError("it is not of the pool any more"))
+            return None
         limit = self.config.connect_timeout
         return Dial(
             self.relay,
@@ -202,7 +207,7 @@ class BackendPool:
             limit if timeout is None or timeout > limit else timeout,
             connected,
             failed,
-            self._tls.get(backend) if self._tls else None,
+            tls,
             self.keepalive,
             preface,
         )
