@@ -53,9 +53,9 @@ class Fake:
             raise ListenError(f"{self.endpoint}: no", self.error)
         self.log.append(f"bind {self.endpoint}")
 
-    def bind_over(self, reactor: object, old: list[Fake]) -> None:
+    def bind_over(self, old: list[Fake]) -> None:
         self.log.append(f"over {[one.endpoint for one in old]}")
-        self.bind(reactor)
+        self.bind(None)
 
     def start(self) -> None:
         self.log.append(f"start {self.endpoint}")

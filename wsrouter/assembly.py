@@ -242,6 +242,10 @@ class Assembly:
     def _begin(self, pool: BackendPool) -> None:
         def down(member: Member) -> None:
             self.evictions.gone(pool.config, member.label)
+            if member in pool.members:
+                # Down, and not just removed: it will hardly answer those who wait for it.
+                for front in list(self.site.fronts):
+                    front.backend_gone(member)
 
         pool.observe_gone(down)
         if self.serving:

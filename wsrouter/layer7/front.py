@@ -32,6 +32,7 @@ from wsrouter.layer7.site import Request, Site
 from wsrouter.live.connection import Connection
 from wsrouter.policy.admission import Admission
 from wsrouter.policy.routing import host_name
+from wsrouter.policy.members import Member
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.wire.answer import RETRY_AFTER, answer
@@ -339,6 +340,11 @@ class Front(Protocol):
         self._leave()
         self._leg.write(last)
         self._leg.loseConnection()
+
+    def backend_gone(self, member: Member) -> None:
+        """A backend is known to be down."""
+        if self._opening is not None:
+            self._opening.backend_gone(member)
 
     def renamed(self, names: Mapping[str, str]) -> None:
         """The listener may have another name now; routes are chosen by it."""

@@ -14,6 +14,7 @@ from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Refusal, Registry
 from wsrouter.policy.forwarded import Effective, Scheme
+from wsrouter.policy.members import Member
 from wsrouter.policy.networks import UNIX
 from wsrouter.policy.routing import RouteTable
 from wsrouter.relay.loop import Relay
@@ -113,6 +114,9 @@ class Drainable(Protocol):
 
     def drain(self) -> None:
         """End it, unless it is busy; then it ends itself afterwards."""
+
+    def backend_gone(self, member: Member) -> None:
+        """A backend is known to be down: who waits for it may ask another."""
 
     def renamed(self, names: Mapping[str, str]) -> None:
         """Listeners have other names now: ``names`` leads from old to new."""
