@@ -31,8 +31,8 @@ from wsrouter.layer7.record import Record
 from wsrouter.layer7.site import Request, Site
 from wsrouter.live.connection import Connection
 from wsrouter.policy.admission import Admission
-from wsrouter.policy.routing import host_name
 from wsrouter.policy.members import Member
+from wsrouter.policy.routing import host_name
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.wire.answer import RETRY_AFTER, answer
