@@ -1,4 +1,4 @@
-"""Pools over sockets: which backend gets what, who waits, who is remembered, who is taken out, and what is told first."""
+"""Pools over sockets: who gets what, who waits, who is remembered, who is taken out, and what is told first."""
 
 from __future__ import annotations
 
