@@ -17,15 +17,16 @@ endef
 export BRANCH_GATE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check bench dist clean python
+.PHONY: help run test scenarios lint check bench dist clean python
 
 help:
-	@echo "make run    make $(VENV) and run the router with $(CONFIG) (CONFIG=... for another)"
-	@echo "make test   make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
-	@echo "make check  lint, types, import contracts, tests with coverage"
-	@echo "make bench  measure (see bench/)"
-	@echo "make dist   wheel and source archive in dist/"
-	@echo "make clean  remove what these have made"
+	@echo "make run        make $(VENV) and run the router with $(CONFIG) (CONFIG=... for another)"
+	@echo "make test       make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
+	@echo "make scenarios  the tests that kill, stop and restart backends, at full size: 500 sessions, minutes"
+	@echo "make check      lint, types, import contracts, tests with coverage"
+	@echo "make bench      measure (see bench/)"
+	@echo "make dist       wheel and source archive in dist/"
+	@echo "make clean      remove what these have made"
 
 # Each stamp is remade when pyproject.toml changes; pip then installs only what is missing.
 $(VENV)/.run: pyproject.toml | python
@@ -47,6 +48,9 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+scenarios: $(VENV)/.dev
+	SCENARIOS=full $(BIN)/python -m pytest tests/scenarios $(PYTEST_ARGS)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,6 +65,9 @@ check: lint
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+soak: $(VENV)/.dev
+	RELOADS=100 $(BIN)/python -m pytest -q -s tests/integration/test_reload_storm.py
 
 dist: $(VENV)/.dev
 	rm -rf dist

@@ -489,8 +489,114 @@ async def test_demonstration_certificates_in_a_folder_of_their_own_go_with_the_r
     (scene.folder / "cache").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(scene.folder / "cache"))
     service = scene.started(FILES.replace("[route", "demo_certificates = localhost\n    [route"))
-    assert service._demo is not None
-    folder = service._demo.folder
+    assert service.parts.demo is not None
+    folder = service.parts.demo.folder
     assert os.path.isdir(folder)
     await service.stopService()
     assert not os.path.exists(folder)
+
+
+# Reloading. The rest: tests/integration/test_reload.py.
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """The lines that were logged."""
+    seen: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        seen.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield seen
+    globalLogPublisher.removeObserver(observe)
+
+
+def reloaded(scene: Scene, service: RouterService, text: str) -> None:
+    (scene.folder / "router.ini").write_text(textwrap.dedent(text))
+    service.reload()
+
+
+ANOTHER = NAMED.replace("backend.example", "new.example")
+
+
+async def test_a_new_name_is_looked_up_before_it_is_in_force(scene, lines):
+    service = scene.started(NAMED)
+    scene.stand.resolve("192.0.2.1")
+    reloaded(scene, service, ANOTHER)
+    assert [name for name, _ in scene.stand.asked] == ["new.example"]
+    assert service.config.pools[0].backends[0].host == "backend.example"
+    scene.stand.resolve("192.0.2.2")
+    [backend] = service.config.pools[0].backends
+    assert backend.host == "new.example"
+    assert [address.sockaddr for address in service.discovery.addresses(backend)] == [("192.0.2.2", 80)]
+    assert lines[-1].startswith("reloaded: 1 pool changed")
+
+
+async def test_a_name_that_nobody_answers_for_holds_up_a_reload_for_three_seconds(scene):
+    service = scene.started(NAMED)
+    scene.stand.resolve("192.0.2.1")
+    reloaded(scene, service, ANOTHER)
+    scene.stand.clock.advance(FIRST_LOOKUPS - 0.1)
+    assert service.reloader.busy
+    scene.stand.clock.advance(0.2)
+    assert not service.reloader.busy
+    assert service.config.pools[0].backends[0].host == "new.example"
+    scene.stand.resolve("192.0.2.2")
+    assert service.discovery.addresses(service.config.pools[0].backends[0])
+
+
+async def test_a_drain_gives_up_a_reload_that_waits(scene, lines):
+    service = scene.started(NAMED)
+    scene.stand.resolve("192.0.2.1")
+    reloaded(scene, service, ANOTHER)
+    service.shut_down("SIGTERM")
+    assert not service.reloader.busy
+    assert service.config.pools[0].backends[0].host == "backend.example"
+    service.reload()
+    assert lines[-1] == "no reload: the router is shutting down"
+    scene.stand.resolve("192.0.2.2")
+
+
+async def test_what_is_asked_for_while_a_reload_waits_is_done_behind_it(scene):
+    service = scene.started(NAMED)
+    scene.stand.resolve("192.0.2.1")
+    reloaded(scene, service, ANOTHER)
+    reloaded(scene, service, NAMED.replace("backend.example", "127.0.0.1"))
+    assert service.config.pools[0].backends[0].host == "backend.example"
+    scene.stand.resolve("192.0.2.2")
+    assert service.config.pools[0].backends[0].host == "127.0.0.1"
+
+
+async def test_a_reload_that_is_asked_for_during_the_start_comes_behind_it(scene):
+    service = scene.started(NAMED)
+    reloaded(scene, service, NAMED.replace("backend.example", "127.0.0.1"))
+    assert accepting(service) == [False]
+    assert service.config.pools[0].backends[0].host == "backend.example"
+    scene.stand.resolve("192.0.2.1")
+    assert accepting(service) == [True]
+    assert service.config.pools[0].backends[0].host == "127.0.0.1"
+
+
+async def test_a_fault_in_the_router_itself_leaves_all_as_it_was_and_later_reloads_work(
+    scene, monkeypatch, logged_failures
+):
+    service = scene.started(NAMED.replace("backend.example", "127.0.0.1"))
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.parts, "draw", fails)
+        reloaded(scene, service, NAMED.replace("backend.example", "127.0.0.2"))
+    assert len(logged_failures.flush(RuntimeError)) == 1
+    assert service.config.pools[0].backends[0].host == "127.0.0.1"
+    service.reload()
+    assert service.config.pools[0].backends[0].host == "127.0.0.2"
+
+
+async def test_a_drain_before_anybody_was_served_needs_no_delay(scene):
+    service = scene.started(NAMED + "\n    [router]\n    drain_delay = 60s\n")
+    service.shut_down("SIGTERM")
+    assert scene.stand.stops == 1
+    scene.stand.resolve("192.0.2.1")

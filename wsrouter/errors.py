@@ -10,6 +10,14 @@ class RouterError(Exception):
     """The base of every error that the router raises on purpose."""
 
 
+class ListenError(RouterError):
+    """A port cannot be bound; ``number`` is the kernel's reason (``errno``), where it was the kernel."""
+
+    def __init__(self, text: str, number: int | None = None) -> None:
+        super().__init__(text)
+        self.number = number
+
+
 class ConfigError(RouterError):
     """The configuration, or a file that it names, cannot be used.
 

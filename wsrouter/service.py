@@ -1,4 +1,4 @@
-"""The configuration, running: builds every part from its values and owns their life.
+"""The router as a process: its start, its signals, its end. ``wsrouter.assembly`` builds the parts.
 
 ``prepare`` reads everything that the configuration names (certificates, CA files) and binds nothing, so it also
 serves ``--check``. ``privilegedStartService`` binds the ports, before privileges are dropped; ``startService`` runs
@@ -14,39 +14,26 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from wsrouter.backends.discovery import Discovery
-from wsrouter.backends.pool import BackendPool
-from wsrouter.config.values import Accept, Config, Echo, Listener
-from wsrouter.demo.backends import EchoService
-from wsrouter.demo.certificates import DemoCertificates
-from wsrouter.errors import ConfigError, RouterError
-from wsrouter.layer4.tunnel import Layer4
-from wsrouter.layer7.certificates import CertificateStore
-from wsrouter.layer7.plain import maker_for
-from wsrouter.layer7.proxy import HttpProxy
-from wsrouter.layer7.site import HeaderRules, Site
-from wsrouter.listener import Listener as RunningListener
-from wsrouter.live.idle import IdleSweeper
-from wsrouter.live.registry import Registry
+from wsrouter.assembly import Assembly
+from wsrouter.config.memory import FileMemory
+from wsrouter.config.values import Config, Router
+from wsrouter.errors import RouterError
+from wsrouter.listener.listener import Listener
 from wsrouter.ops.access_log import AccessLog
 from wsrouter.ops.drain import Drain
-from wsrouter.policy.routing import RouteTable
-from wsrouter.policy.tunnels import TunnelTable
-from wsrouter.relay.loop import Relay
-
-#: How long the first look-ups of backends' names may hold up the start, in seconds.
-FIRST_LOOKUPS = 3.0
+from wsrouter.ops.notify import Notifier
+from wsrouter.ports import Ports
+from wsrouter.reload import FIRST_LOOKUPS, Reloader
 
 #: How long after the last session a signal is ignored, in seconds; then it ends the process as it is.
 LAST_PATIENCE = 3.0
@@ -73,18 +60,19 @@ class RouterService(Service):
 
     name = "wsrouter"
 
-    def __init__(self, reactor: Any, config: Config) -> None:
+    def __init__(self, reactor: Any, config: Config, memory: FileMemory | None = None) -> None:
         self.reactor = reactor
-        self.config = config
-        self.relay = Relay(reactor)
-        self.registry = Registry()
-        self.sweeper = IdleSweeper(reactor)
-        self.discovery = Discovery(reactor, reactor, [backend for pool in config.pools for backend in pool.backends])
-        self.listeners: list[RunningListener] = []
-        self.pools: dict[str, BackendPool] = {}
-        self._proxies: dict[str, HttpProxy] = {}
-        self._demo: DemoCertificates | None = None
-        self._echoes: list[EchoService] = []
+        self.parts = parts = Assembly(reactor, config, memory or FileMemory())
+        self.relay = parts.relay
+        self.registry = parts.registry
+        self.sweeper = parts.sweeper
+        self.discovery = parts.discovery
+        #: These two are changed in place by a reload, as is the site.
+        self.listeners = parts.listeners
+        self.pools = parts.pools
+        self.site = parts.site
+        self.notifier = Notifier()
+        self.reloader = Reloader(parts, self.notifier, self._reloaded)
         self._access_log: AccessLog | None = None
         self._drain: Drain | None = None
         self._bound = False
@@ -94,90 +82,35 @@ class RouterService(Service):
         self.warnings: list[str] = []
         #: Runs while the first look-ups hold up accepting.
         self._patience: IDelayedCall | None = None
+        #: A reload was asked for before there was anything to reload.
+        self._reload_wanted = False
 
-    # Building.
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.parts.config
 
     def prepare(self) -> None:
         """Build all parts. Raises ConfigError for files that cannot be used, all of them at once."""
-        config = self.config
-        faults: list[str] = []
-        self._demo = self._demo_certificates()
-        self.pools = self._build_pools(faults)
-        stores = self._build_stores(faults)
-        if faults:
-            raise ConfigError([f"{config.file}: {fault}" for fault in faults])
-        self.layer4 = Layer4(self.relay, self.registry, self.pools, self.sweeper)
-        self.site = self._build_site()
-        tunnels = TunnelTable(config.tunnels)
-        self.listeners = [
-            RunningListener(listener, stores[listener.name], tunnels, self.layer4, self.site)
-            for listener in config.listeners
-        ]
-        self._echoes = [EchoService(self.reactor, echo, self._demo_file(echo)) for echo in config.echoes]
-        file = config.router.access_log
-        if file is not None:
-            self._access_log = AccessLog(self.reactor, config.router.log, file if isinstance(file, Path) else None)
-            self.registry.observers.append(self._access_log)
-
-    def _build_pools(self, faults: list[str]) -> dict[str, BackendPool]:
-        keepalive = min((one.tcp_keepalive for one in self.config.listeners if one.tcp_keepalive), default=None)
-        pools: dict[str, BackendPool] = {}
-        for pool in self.config.pools:
-            try:
-                pools[pool.name] = BackendPool(self.relay, pool, self.discovery, keepalive)
-            except ConfigError as error:
-                faults += [f"[pool {pool.name}] {fault}" for fault in error.faults]
-        return pools
-
-    def _build_stores(self, faults: list[str]) -> dict[str, CertificateStore | None]:
-        stores: dict[str, CertificateStore | None] = {}
-        for listener in self.config.listeners:
-            try:
-                stores[listener.name] = self._store(listener)
-            except ConfigError as error:
-                faults += error.faults
-        return stores
-
-    def _build_site(self) -> Site:
-        routes = self.config.routes
-        rules = {route.name: HeaderRules.of(route) for route in routes}
-        plain = [route for route in routes if route.pool is None or route.accept is not Accept.WEBSOCKET]
-        self._proxies = {route.pool: self._proxy(self.pools[route.pool]) for route in plain if route.pool is not None}
-        return Site(
-            relay=self.relay,
-            registry=self.registry,
-            sweeper=self.sweeper,
-            pools=self.pools,
-            routes=RouteTable(routes),
-            rules=rules,
-            handlers={route.name: maker_for(route, rules[route.name], self.pools, self._proxies) for route in plain},
-            log_query=self.config.router.log_query,
-        )
-
-    def _proxy(self, pool: BackendPool) -> HttpProxy:
-        return HttpProxy(self.reactor, pool, self.relay.deadlines)
-
-    def _demo_certificates(self) -> DemoCertificates | None:
-        names = [name for listener in self.config.listeners for name in listener.demo_certificates]
-        names += [echo.demo_certificate for echo in self.config.echoes if echo.demo_certificate is not None]
-        return DemoCertificates.load(sorted(set(names)), now=datetime.now(UTC)) if names else None
-
-    def _demo_file(self, echo: Echo) -> Path | None:
-        if echo.demo_certificate is None or self._demo is None:
-            return None
-        return self._demo.file_for(echo.demo_certificate)
-
-    def _store(self, listener: Listener) -> CertificateStore | None:
-        extra: Sequence[Path] = ()
-        if self._demo is not None:
-            extra = [self._demo.file_for(name) for name in listener.demo_certificates]
-        if not (listener.certificates or listener.default_certificate or extra or self.config.certificates):
-            return None
-        store = CertificateStore.load(listener, self.config.certificates, extra)
-        self.warnings += store.warnings
-        for warning in store.warnings:
+        parts = self.parts
+        drawing = parts.draw(parts.config)
+        for warning in drawing.warnings:
             _log.warn("{warning}", warning=warning)
-        return store
+        self.warnings += drawing.warnings
+        listeners = [(listener, parts.make_listener(listener, drawing)) for listener in parts.config.listeners]
+        parts.install(drawing, Ports(taken=listeners), {})
+        self._set_access_log(parts.config.router)
+
+    def _set_access_log(self, router: Router) -> None:
+        """Observe for the access log, or do not; its file is opened when the router serves."""
+        if router.access_log is None:
+            if self._access_log is not None:
+                self.registry.observers.remove(self._access_log)
+                self._access_log.close()
+                self._access_log = None
+        elif self._access_log is None:
+            self._access_log = AccessLog(self.reactor, router.log, _file_of(router))
+            self.registry.observers.append(self._access_log)
 
     # Life.
 
@@ -204,12 +137,7 @@ class RouterService(Service):
             return
         for listener in self.listeners:
             listener.bind(self.reactor)
-        for config, echo in zip(self.config.echoes, self._echoes, strict=True):
-            try:
-                echo.privilegedStartService()
-            except CannotListenError as error:
-                why = str(error.socketError.strerror or error.socketError).lower()
-                raise RouterError(f"echo {config.name}: cannot listen on port {error.port}: {why}") from None
+        self.parts.echoes.update(self.parts.open_echoes(self.config, self.parts.demo))
         self._bound = True
 
     def startService(self) -> None:
@@ -220,22 +148,15 @@ class RouterService(Service):
             if self._access_log is not None:
                 self._access_log.open()
         self.relay.client_limit = _client_limit()
-        self.relay.start()
-        for echo in self._echoes:
-            echo.startService()
-        for pool in self.pools.values():
-            pool.start()
         # Clients wait in the kernel's queue until the names of backends were looked up once, or for so long.
         self._patience = self.reactor.callLater(FIRST_LOOKUPS, self._accept)
-        looked_up = self.discovery.start().addCallback(lambda _: self._accept())
+        looked_up = self.parts.start().addCallback(lambda _: self._accept())
         looked_up.addErrback(lambda failure: _log.failure("The start failed", failure))
 
-    def _release(self) -> list[Deferred[Any]]:
+    def _release(self) -> None:
         """Close all ports."""
         self._bound = False
-        return [maybeDeferred(listener.stop) for listener in self.listeners] + [
-            maybeDeferred(echo.stopService) for echo in self._echoes
-        ]
+        self.parts.release()
 
     def _accept(self) -> None:
         if self._patience is None:
@@ -245,11 +166,14 @@ class RouterService(Service):
         self._patience = None
         for listener in self.listeners:
             listener.start()
-            _log.info("listener {name}: listening on {address}", name=listener.name, address=listener.address)
-        if self._demo is not None:
-            _log.info("demonstration certificates: clients may trust {ca}", ca=self._demo.ca)
+            _tell_address(listener)
+        if self.parts.demo is not None:
+            _log.info("demonstration certificates: clients may trust {ca}", ca=self.parts.demo.ca)
         if self.config.echoes and self.listeners:
             _log.info("demonstration: open http://{address}/", address=self.listeners[0].address)
+        self.notifier.ready("serving")
+        if self._reload_wanted:
+            self.reload()
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
@@ -262,20 +186,33 @@ class RouterService(Service):
         if self._drain is not None:
             self._drain.forget()
         self._stop_waiting()
-        waiting = self._release()
-        waiting += [maybeDeferred(proxy.stop) for proxy in self._proxies.values()]
-        for pool in self.pools.values():
-            pool.stop()
-        for entry in list(self.registry.entries.values()):
-            entry.abort()
-        self.relay.stop()
-        self.discovery.stop()
-        self.sweeper.stop()
+        self.reloader.stop()
+        self._bound = False
+        waiting = self.parts.stop()
         if self._access_log is not None:
             self._access_log.close()
-        if self._demo is not None:
-            self._demo.cleanup()
         return DeferredList(waiting).addCallback(lambda _: None)
+
+    # Reloading.
+
+    def reload(self) -> None:
+        """Read the configuration again, and put it in force if it is good; see ``wsrouter.reload``."""
+        self._reload_wanted = self._patience is not None
+        if not self._reload_wanted:
+            self.reloader.request()
+
+    def _reloaded(self, config: Config, opened: Sequence[Listener]) -> list[str]:
+        """A configuration was put in force: what is left to do here. Returns what is to be warned of."""
+        for listener in opened:
+            _tell_address(listener)
+        self._set_access_log(config.router)
+        if self._access_log is not None:
+            try:
+                # Anew even where nothing has changed: this is how logs are rotated.
+                self._access_log.reopen(_file_of(config.router))
+            except RouterError as error:
+                return [f"{error}; the old one is written on"]
+        return []
 
     # The process.
 
@@ -302,14 +239,7 @@ class RouterService(Service):
 
         signal.signal(signal.SIGTERM, received)
         signal.signal(signal.SIGINT, received)
-        signal.signal(signal.SIGHUP, self._cannot_reload)
-
-    def _cannot_reload(self, number: int, frame: FrameType | None) -> None:
-        # Without a handler this signal would end the process, and every session with it.
-        self.reactor.callFromThread(
-            _log.warn,
-            "SIGHUP: this version cannot reload; everything goes on as it is. Restart to change the configuration",
-        )
+        signal.signal(signal.SIGHUP, lambda number, frame: self.reactor.callFromThread(self.reload))
 
     def _stop_reactor(self) -> None:
         self._stopping = self.reactor.seconds()
@@ -321,19 +251,35 @@ class RouterService(Service):
             _log.info("{why} again: ending at once", why=why)
             self._drain.cancel()
             return
-        _log.info("{why}: no new connections, draining", why=why)
-        site = self.site
-        site.draining = True
+        _log.info("{why}: draining", why=why)
+        router = self.config.router
+        if self._patience is not None:
+            # Nobody was ever told that this router serves.
+            router = replace(router, drain_delay=0.0)
+        self.notifier.stopping()
         self._stop_waiting()
-        for listener in self.listeners:
-            listener.stop()
+        self.reloader.stop()
+        self.parts.evictions.stop()
+        self.site.leaving = True
         self._drain = Drain(
-            self.reactor,
-            self.registry,
-            lambda: sum(listener.live for listener in self.listeners),
-            self.config.router.drain,
-            self._stop_reactor,
+            self.reactor, self.registry, lambda: self.relay.clients, router, self._close, self._stop_reactor
         )
         self._drain.start()
-        for front in list(site.fronts):
+
+    def _close(self) -> None:
+        """The drain has come to its end: no new work."""
+        _log.info("no new connections")
+        self.site.draining = True
+        for listener in self.listeners:
+            listener.stop()
+        for front in list(self.site.fronts):
             front.drain()
+
+
+def _file_of(router: Router) -> Path | None:
+    """The access log's own file; None for the log stream."""
+    return router.access_log if isinstance(router.access_log, Path) else None
+
+
+def _tell_address(listener: Listener) -> None:
+    _log.info("listener {name}: listening on {address}", name=listener.name, address=listener.address)

@@ -12,6 +12,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from wsrouter import __version__
+from wsrouter.config.memory import FileMemory
 from wsrouter.config.reader import read
 from wsrouter.config.values import Config, Log
 from wsrouter.errors import ConfigError
@@ -25,7 +26,7 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = (
         "Routes WebSockets (and TLS, HTTP and other TCP) from one port to pools of backends, as an INI file says. "
-        "SIGTERM ends live sessions politely; a second one ends at once. "
+        "SIGHUP reads the file again. SIGTERM ends live sessions politely; a second one ends at once. "
         "Try: twistd -n wsrouter --config etc/router.ini"
     )
     optParameters = [
@@ -39,6 +40,8 @@ class Options(usage.Options):
     )
 
     configuration: Config
+    #: The files that it names.
+    memory: FileMemory
 
     def opt_version(self) -> NoReturn:
         """Show the version of wsrouter and exit."""
@@ -50,9 +53,11 @@ class Options(usage.Options):
         if self["config"] is None:
             _leave(["wsrouter: --config FILE is needed (etc/router.ini in the project is a start)"])
         try:
-            self.configuration = read(Path(self["config"]))
+            self.memory = FileMemory()
+            with self.memory.reading():
+                self.configuration = read(Path(self["config"]))
             if self["check"]:
-                service = RouterService(_reactor(), self.configuration)
+                service = RouterService(_reactor(), self.configuration, self.memory)
                 service.prepare()
                 for warning in service.warnings:
                     print(f"{self['config']}: warning: {warning}", file=sys.stderr)
@@ -69,9 +74,10 @@ def makeService(options: Options) -> IService:
         _leave([f"wsrouter: needs Linux (epoll); this is {sys.platform}"])
     reactor = _reactor()
     if options.configuration.router.log is Log.JSON:
-        service: RouterService = JsonLoggedService(reactor, options.configuration, _log_file(options.parent))
+        log_file = _log_file(options.parent)
+        service: RouterService = JsonLoggedService(reactor, options.configuration, options.memory, log_file)
     else:
-        service = RouterService(reactor, options.configuration)
+        service = RouterService(reactor, options.configuration, options.memory)
     try:
         service.prepare()
     except ConfigError as error:
@@ -84,8 +90,8 @@ def makeService(options: Options) -> IService:
 class JsonLoggedService(RouterService):
     """The router with ``log = json``: the whole log stream is JSON. ``--logger`` still has the last word."""
 
-    def __init__(self, reactor: Any, config: Config, file: Path | None) -> None:
-        super().__init__(reactor, config)
+    def __init__(self, reactor: Any, config: Config, memory: FileMemory | None, file: Path | None) -> None:
+        super().__init__(reactor, config, memory)
         self._log_file = file
 
     def setServiceParent(self, parent: Any) -> None:

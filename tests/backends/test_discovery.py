@@ -148,3 +148,55 @@ def test_a_stop_ends_the_asking_and_late_answers_count_for_nothing(discovery, re
     resolver.answer(four("10.0.0.1"))
     assert not discovery.addresses(APP)
     assert not clock.getDelayedCalls()
+
+
+# Reloads.
+
+NEW = Backend("new.internal", 1)
+
+
+def test_names_that_stay_keep_their_addresses_and_are_not_asked_again(discovery, resolver):
+    resolver.answer(four("10.0.0.1"))
+    done = []
+    discovery.add([APP, NEW]).addCallback(done.append)
+    assert resolver.asked == ["app.internal", "new.internal"]
+    assert not done
+    resolver.answer(four("10.0.0.9"))
+    assert done == [None]
+    discovery.reconfigure([APP, NEW])
+    assert discovery.addresses(APP) == [Address(socket.AF_INET, ("10.0.0.1", 3333))]
+    assert discovery.addresses(NEW) == [Address(socket.AF_INET, ("10.0.0.9", 1))]
+
+
+def test_a_name_that_is_gone_is_forgotten_and_not_asked_again(discovery, resolver, clock):
+    resolver.answer(four("10.0.0.1"))
+    discovery.reconfigure([LITERAL])
+    assert discovery.addresses(APP) == ()
+    clock.advance(REFRESH)
+    assert resolver.asked == ["app.internal"]
+    assert not clock.getDelayedCalls()
+
+
+def test_an_answer_for_a_name_that_is_gone_counts_for_nothing(discovery, resolver):
+    discovery.reconfigure([])
+    resolver.answer(four("10.0.0.1"))
+    discovery.reconfigure([APP])
+    assert discovery.addresses(APP) == []
+
+
+def test_a_literal_address_is_known_though_its_backend_was_taken_out(discovery):
+    """A client may still be on its way to it."""
+    discovery.reconfigure([])
+    assert discovery.addresses(LITERAL) == (literal_address(LITERAL),)
+
+
+def test_the_first_names_of_a_reload_are_kept_fresh(clock, resolver):
+    discovery = Discovery(clock, resolver, [LITERAL])
+    discovery.start()
+    assert not clock.getDelayedCalls()
+    discovery.add([APP])
+    discovery.reconfigure([APP])
+    resolver.answer(four("10.0.0.1"))
+    clock.advance(REFRESH)
+    assert resolver.asked == ["app.internal"] * 2
+    discovery.stop()

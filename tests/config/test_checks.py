@@ -228,3 +228,12 @@ def test_the_same_pattern_twice_is_a_fault_and_an_unreadable_route_is_not_compar
     broken = "[route {}]\nhost = a..b\npool = app\n"
     found = faults(f"{MAIN}{APP}{broken.format('a')}{broken.format('b')}", folder)
     assert [fault.split(":")[0] for fault in found] == ["6", "9"]
+
+
+def test_who_may_connect_to_a_unix_socket_may_send_proxy_headers(folder: Path) -> None:
+    text = "[listener main]\nendpoint = {}\nproxy_protocol = require\n"
+    assert faults(text.format("unix:x.sock"), folder) == []
+    assert faults(text.format("systemd:domain=UNIX:name=web"), folder) == []
+    assert len(faults(text.format("systemd:domain=INET:name=web"), folder)) == 1
+    # What is no endpoint at all is one fault, not two.
+    assert len(faults(text.format("nonsense"), folder)) == 1

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactorClock
 
-from wsrouter.config.endpoint import bound_address, endpoint
+from wsrouter.config.endpoint import UnixSocket, bound_address, endpoint, is_unix, unix_socket
 from wsrouter.config.faults import BadValue
 
 
@@ -110,3 +110,31 @@ def test_any_text_is_an_endpoint_that_reads_back_or_a_bad_value(text: str) -> No
             continue
         assert endpoint(result, Path("/")) == result
         bound_address(result)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("unix:/app.sock", UnixSocket("/app.sock", 0o666, None)),
+        ("unix:/app.sock:mode=660:backlog=9", UnixSocket("/app.sock", 0o660, 9)),
+        (r"unix:/a\:b.sock:0600", UnixSocket("/a:b.sock", 0o600, None)),
+        ("tcp:80", None),
+        ("systemd:domain=UNIX:name=web", None),
+    ],
+)
+def test_a_unix_socket_to_bind_is_known_by_its_parts(text: str, expected: UnixSocket | None) -> None:
+    assert unix_socket(endpoint(text, Path("/"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "unix"),
+    [
+        ("unix:/app.sock", True),
+        ("systemd:UNIX:index=0", True),
+        ("systemd:index=0:domain=UNIX", True),
+        ("systemd:INET:index=0", False),
+        ("tcp:80", False),
+    ],
+)
+def test_clients_of_systemds_unix_sockets_have_no_address_either(text: str, unix: bool) -> None:
+    assert is_unix(endpoint(text, Path("/"))) is unix

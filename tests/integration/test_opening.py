@@ -10,6 +10,8 @@ from contextlib import suppress
 
 import pytest
 
+from wsrouter.policy.health import Hand
+
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 VERSION = "Sec-WebSocket-Version: 13"
@@ -571,6 +573,36 @@ def test_when_every_backend_leaves_before_its_answer_the_client_gets_502(start, 
         peer.reset()
     assert status_of(client.recv_all()) == 502
     assert live_counts(running) == [0, 0]
+
+
+def test_who_waits_for_a_backend_that_is_found_down_gets_another(start, ask, backend) -> None:
+    first, second = backend(), backend()
+    running = start(first, second)
+    client = ask(running)
+    silent = first.accept()
+    silent.recv_head()
+    pool = running.service.pools["app"]
+    running.call(lambda: pool.table.by_hand(pool.members[0], running.reactor.seconds(), Hand.DOWN))
+    peer = second.accept()
+    peer.send(switch())
+    assert status_of(client.recv_head()) == 101
+    assert silent.recv_all() == b""
+    assert silent.was_reset
+    assert running.opened[0].facts.tried == f"{first.address} went down before its answer"
+    assert live_counts(running) == [0, 1]
+
+
+def test_who_may_try_no_other_backend_waits_for_one_that_is_found_down(start, ask, backend) -> None:
+    first, second = backend(), backend()
+    running = start(first, second, pool="retries = 0")
+    client = ask(running)
+    peer = first.accept()
+    peer.recv_head()
+    pool = running.service.pools["app"]
+    running.call(lambda: pool.table.by_hand(pool.members[0], running.reactor.seconds(), Hand.DOWN))
+    peer.send(switch())
+    assert status_of(client.recv_head()) == 101
+    assert live_counts(running) == [1, 0]
 
 
 def test_no_more_backends_are_tried_than_the_pool_allows(start, ask, backend) -> None:

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ TEXT, CLOSE = 1, 8
 SESSIONS = """
     [router]
     drain = {drain}
+    drain_spread = 0s
     {router}
     [listener main]
     endpoint = tcp:0:interface=127.0.0.1
@@ -51,12 +53,22 @@ SESSIONS = """
 class Router:
     """A router in the foreground. ``lines`` is its log so far."""
 
-    def __init__(self, folder: Path, text: str, cwd: Path | None = None, config: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        cwd: Path | None = None,
+        config: str | None = None,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
         (folder / "router.ini").write_text(textwrap.dedent(text))
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [TWISTD, "-n", "--pidfile=", "wsrouter", "--config", config or str(folder / "router.ini")],
+            [TWISTD, "-n", "--pidfile=", *options, "wsrouter", "--config", config or str(folder / "router.ini")],
             cwd=cwd or folder,
+            env={**os.environ, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -93,6 +105,21 @@ class Router:
             assert found, self.log
             assert words in self.log, self.log
             return next(line for line in self.lines if words in line)
+
+    def reload(self, text: str | None = None) -> str:
+        """Put ``text`` into the file and send SIGHUP; returns what the log says until the reload is over."""
+        if text is not None:
+            (self.folder / "router.ini").write_text(textwrap.dedent(text))
+        with self._grown:
+            before = len(self.lines)
+            self.signal(signal.SIGHUP)
+
+            def over() -> bool:
+                told = "".join(self.lines[before:])
+                return "reloaded: " in told or "\n<end>" in told or "reload refused" in told
+
+            assert self._grown.wait_for(over, PATIENCE), self.log
+            return "".join(self.lines[before:])
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
@@ -191,7 +218,7 @@ def test_a_signal_ends_an_idle_router_at_once_with_status_0(serving, number) -> 
     router, _ = serving()
     router.signal(number)
     assert router.status() == 0
-    router.wait_for(f"{signal.Signals(number).name}: no new connections, draining")
+    router.wait_for(f"{signal.Signals(number).name}: draining")
     assert "Traceback" not in router.log
 
 
@@ -248,14 +275,14 @@ def test_what_does_not_end_is_cut_when_the_drain_is_over(serving, connect) -> No
     peer = server.accept()
     assert peer.recv_exactly(7) == b"\0tunnel"
     router.signal()
-    router.wait_for("draining: sessions and tunnels: 1")
+    router.wait_for("draining: 1 tunnel; ")
     # It lives until then.
     client.send(b"more")
     assert peer.recv_exactly(4) == b"more"
     assert client.recv_all() == b""
     assert peer.recv_all() == b""
     assert router.status() == 0
-    assert "the time is up, 1 of 1 are cut" in router.log
+    assert "the time is up, 1 of 1 tunnel are cut" in router.log
     assert "Traceback" not in router.log
 
 
@@ -266,7 +293,7 @@ def test_a_second_signal_ends_at_once(serving, connect, number) -> None:
     client.send(b"\0tunnel")
     peer = server.accept()
     router.signal(number)
-    router.wait_for("draining: sessions and tunnels: 1")
+    router.wait_for("draining: 1 tunnel; ")
     router.signal(number)
     assert router.status() == 0
     assert "again: ending at once" in router.log
@@ -583,20 +610,221 @@ def test_the_whole_log_is_json_where_that_is_asked_for(serving, open_session_wit
     assert [line["kind"] for line in lines if line.get("event") == "open"] == ["session"]
 
 
-def test_a_hangup_signal_changes_nothing(serving, open_session_with, frame) -> None:
-    router, server = serving()
-    client, peer = open_session_with(router, server)
-    router.signal(signal.SIGHUP)
-    router.wait_for("cannot reload")
-    client.send(frame(TEXT, b"still here"))
-    assert peer.recv_frame().payload == b"still here"
-    client.close()
-    peer.close()
-
-
 def test_two_signals_at_once_end_an_idle_router_in_order(serving) -> None:
     router, _ = serving()
     router.signal(signal.SIGINT)
     router.signal(signal.SIGTERM)
     assert router.status() == 0
     router.wait_for("Server Shut Down")
+
+
+# Reloading.
+
+
+def test_a_hangup_signal_reloads_and_cuts_nobody(serving, open_session_with, connect, frame) -> None:
+    router, server = serving()
+    client, peer = open_session_with(router, server)
+    text = (router.folder / "router.ini").read_text()
+    assert "nothing has changed; 1 session or tunnel lives on" in router.reload()
+    assert "1 route changed" in router.reload(text.replace("path = /http", "path = /other"))
+    assert "reload refused" in router.reload(text + "nonsense = 1\n")
+    assert "router.ini:" in router.wait_for("[pool app] nonsense")
+    client.send(frame(TEXT, b"still here"))
+    assert peer.recv_frame().payload == b"still here"
+    gone = connect(router.port)
+    gone.send(b"GET /http HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert gone.recv_head().startswith(b"HTTP/1.1 404 ")
+    client.close()
+    peer.close()
+    assert "Traceback" not in router.log
+
+
+def test_systemd_is_told_of_the_start_of_reloads_and_of_the_end(start, tmp_path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(PATIENCE)
+        systemd.bind(str(tmp_path / "notify"))
+        text = "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route all]\nredirect = /x\n"
+        router = start(text, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
+        router.reload()
+        assert systemd.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
+        router.reload(text + "nonsense = 1")
+        assert systemd.recv(4096).startswith(b"RELOADING=1")
+        # It serves, if not as it was asked to.
+        assert systemd.recv(4096).startswith(b"READY=1\nSTATUS=the configuration on disk is refused")
+        router.signal()
+        assert systemd.recv(4096).startswith(b"STOPPING=1")
+        assert router.status() == 0
+
+
+def test_a_hangup_signal_during_a_drain_is_ignored(serving, connect) -> None:
+    router, server = serving()
+    client = connect(router.port)
+    client.send(b"\0tunnel")
+    peer = server.accept()
+    router.signal()
+    router.wait_for("draining: 1 tunnel")
+    router.signal(signal.SIGHUP)
+    router.wait_for("no reload: the router is shutting down")
+    client.send(b"more")
+    assert peer.recv_exactly(11) == b"\0tunnelmore"
+    client.close()
+    peer.close()
+    assert router.status() == 0
+
+
+# Less rights than at the start.
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> tuple[int, int]:
+    """A user and a group without rights, who may enter the test's folder; skips unless this is root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a router that gives up its rights")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o001 == 0 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    return 65534, 65534
+
+
+PRIVILEGED = """
+    [router]
+    access_log = {log}
+    [listener main]
+    endpoint = tcp:{port}:interface=127.0.0.1
+    certificates = keys/*.pem
+    [listener last]
+    endpoint = tcp:0:interface=127.0.0.1
+    [route all]
+    redirect = {target}
+"""
+
+
+def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
+    start, connect, nobody, tmp_path, authority
+) -> None:
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o700)
+    (keys / "a.pem").write_bytes(authority.issue("localhost"))
+    (tmp_path / "log").touch()
+    os.chown(tmp_path / "log", *nobody)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    options = ["--uid", str(nobody[0]), "--gid", str(nobody[1])]
+    router = start(PRIVILEGED.format(log="log", port=port, target="/one"), options=options)
+    with open(f"/proc/{router.process.pid}/status") as status:
+        assert "Uid:\t65534\t65534" in status.read()
+    tls = authority.client_context()
+
+    def location(name: str = "localhost") -> bytes:
+        client = connect(port, tls=tls, name=name)
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return client.recv_all()
+
+    assert b"Location: /one" in location()
+    # The keys are closed, and so are ports below 1024 and the place of the new log.
+    told = router.reload(PRIVILEGED.format(log="/access.log", port=81, target="/two"))
+    assert f"{keys}/a.pem: cannot be read (permission denied)" in router.log
+    assert "listener main: cannot listen on tcp:81:interface=127.0.0.1: permission denied" in router.log
+    assert f"it stays at 127.0.0.1:{port}" in router.log
+    assert "access log /access.log: cannot be opened: permission denied" in router.log
+    assert "reloaded: 1 listener changed; 1 route changed" in told
+    # The rest is in force, the old certificate and port too.
+    assert b"Location: /two" in location()
+    # Once the key can be read, a new one is taken; a port that was tried in vain is tried again.
+    keys.chmod(0o755)
+    (keys / "a.pem").chmod(0o644)
+    (keys / "b.pem").write_bytes(authority.issue("b.example"))
+    (keys / "b.pem").chmod(0o644)
+    router.reload(PRIVILEGED.format(log="log", port=port, target="/three"))
+    client = connect(port, tls=tls, name="b.example")
+    client.send(b"GET / HTTP/1.1\r\nHost: b.example\r\nConnection: close\r\n\r\n")
+    assert b"Location: /three" in client.recv_all()
+    # A key that was never known cannot be made up.
+    (keys / "c.pem").write_bytes(authority.issue("c.example"))
+    (keys / "c.pem").chmod(0o600)
+    assert "reload refused" in router.reload(PRIVILEGED.format(log="log", port=port, target="/four"))
+    assert b"Location: /three" in location()
+    # A socket that root has bound shares its port with nobody: it makes room, and a port in use makes it come back.
+    (keys / "c.pem").unlink()
+    wider = PRIVILEGED.replace(":interface=127.0.0.1\n    certificates", "\n    certificates")
+    taken = f"\n    [listener taken]\n    endpoint = tcp:{router.port}:interface=0.0.0.0\n"
+    told = router.reload(wider.format(log="log", port=port, target="/five") + taken)
+    assert "reload refused" in told
+    assert b"Location: /three" in location()
+    router.reload(wider.format(log="log", port=port, target="/five"))
+    router.wait_for(f"listening on 0.0.0.0:{port}")
+    assert b"Location: /five" in location()
+    router.signal()
+    assert router.status() == 0
+    assert "Traceback" not in router.log
+
+
+# Draining behind a balancer.
+
+
+def test_during_the_delay_the_balancer_is_told_and_clients_are_served(
+    serving, open_session_with, connect, frame
+) -> None:
+    router, server = serving(router="drain_path = /.wsrouter\n    drain_delay = 60s")
+
+    def state(method: str = "GET") -> bytes:
+        client = connect(router.port)
+        client.send(f"{method} /.wsrouter HTTP/1.1\r\nHost: anything\r\n\r\n".encode())
+        return client.recv_all()
+
+    assert state().startswith(b"HTTP/1.1 200 ")
+    router.signal()
+    router.wait_for("draining in 60 s")
+    answer = state()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: " in answer
+    assert state("HEAD").endswith(b"\r\n\r\n")
+    assert state("POST").startswith(b"HTTP/1.1 405 ")
+    client, peer = open_session_with(router, server)
+    client.send(frame(TEXT, b"served"))
+    assert peer.recv_frame().payload == b"served"
+    # Questions of balancers are too many to be logged.
+    assert "status=200" not in router.log
+    assert "status=503" not in router.log
+    router.signal()
+    assert router.status() == 0
+
+
+def test_when_the_delay_is_over_the_drain_begins(serving, open_session_with) -> None:
+    router, server = serving(router="drain_delay = 100ms\n    drain_code = 1012")
+    client, peer = open_session_with(router, server)
+    router.signal()
+    assert client.recv_frame().code == 1012
+    assert peer.recv_frame().code == 1012
+    client.close()
+    peer.close()
+    until_refused(router.port)
+    assert router.status() == 0
+
+
+@pytest.mark.parametrize(("plain", "status"), [("redirect", b"200"), ("no", b"400"), ("yes", b"200")])
+def test_the_balancer_is_answered_in_clear_unless_the_port_speaks_tls_only(
+    start, connect, authority, tmp_path, plain, status
+) -> None:
+    (tmp_path / "a.pem").write_bytes(authority.issue("localhost"))
+    router = start(
+        f"""
+        [router]
+        drain_path = /state
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        plain = {plain}
+        certificates = a.pem
+        [route all]
+        redirect = /x
+        """
+    )
+    client = connect(router.port)
+    client.send(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.recv_all().startswith(b"HTTP/1.1 " + status)
+    client = connect(router.port, tls=authority.client_context(), name="localhost")
+    client.send(b"GET /state HTTP/1.1\r\nHost: unknown.example\r\n\r\n")
+    assert client.recv_all().startswith(b"HTTP/1.1 200 ")

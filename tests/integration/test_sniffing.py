@@ -591,7 +591,7 @@ def test_an_exception_within_one_preamble_ends_that_one_and_the_router_serves_on
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("wsrouter.listener.sniff", fail)
+        patch.setattr("wsrouter.listener.preamble.sniff", fail)
         client = connect(running.port())
         client.send(b"x")
         assert client.recv_all() == b""

@@ -11,6 +11,7 @@ from wsrouter.layer7.site import HeaderRules, Request, Site
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Refusal, Registry
+from wsrouter.policy.forwarded import Effective
 from wsrouter.policy.routing import RouteTable
 from wsrouter.wire.head import parse_request
 from wsrouter.wire.target import parse_target
@@ -19,11 +20,15 @@ ROUTE = Route("chat", PathRule(PathKind.PREFIX, "/ws"), pool="app")
 
 
 def request(
-    target: str = "/ws/a?token=x", host: str = "Example.com:8080", route: Route = ROUTE, **connection: Any
+    target: str = "/ws/a?token=x",
+    host: str = "Example.com:8080",
+    route: Route = ROUTE,
+    behind: Effective | None = None,
+    **connection: Any,
 ) -> Request:
     known: dict[str, Any] = {"number": 3, "ip": "192.0.2.1", "port": 4711, "listener": "main"}
     head = parse_request(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    return Request(Connection(**known | connection), head, parse_target(head.target, head.method), route)
+    return Request(Connection(**known | connection), head, parse_target(head.target, head.method), route, behind)
 
 
 def site(log_query: bool = False) -> Site:
@@ -80,6 +85,33 @@ def test_backends_are_told_of_the_client(connection, ip, port, scheme):
     assert (facts.ip, facts.port, facts.scheme, facts.host) == (ip, port, scheme, "Example.com:8080")
 
 
+BEHIND = Effective("2001:db8::7", "https", "public.example", ("2001:db8::7",))
+
+
+def test_a_request_speaks_for_the_client_behind_a_trusted_proxy() -> None:
+    one = request(behind=BEHIND)
+    assert (one.client_ip, one.client_label, one.scheme, one.authority) == (
+        *("2001:db8::7", "2001:db8::7"),
+        *("https", "public.example"),
+    )
+    fields = one.fields()
+    assert (fields["client_ip"], fields["client_port"], fields["scheme"], fields["host"]) == (
+        *("2001:db8::7", ""),
+        *("https", "public.example"),
+    )
+    # Backends are told of both.
+    assert one.client() == ("192.0.2.1", 4711, "http", "Example.com:8080", BEHIND)
+
+
+def test_a_trusted_proxy_that_says_nothing_is_the_client_itself() -> None:
+    one, plain = request(behind=Effective("192.0.2.1")), request()
+    assert (one.client_ip, one.client_label, one.scheme, one.authority) == (
+        *("192.0.2.1", "192.0.2.1:4711"),
+        *("http", "Example.com:8080"),
+    )
+    assert {**one.fields(), "request_id": ""} == {**plain.fields(), "request_id": ""}
+
+
 def test_header_rules_are_filled_in_their_order_and_may_be_empty():
     filled = rules(("X-Who", "{client_ip}:{client_port}"), ("X-Gone", ""), ("X-Path", "{path}")).fill(request())
     assert filled == [(b"X-Who", b"192.0.2.1:4711"), (b"X-Gone", b""), (b"X-Path", b"/ws/a")]
@@ -110,8 +142,8 @@ def test_a_refusal_is_told_to_the_observers_with_all_that_is_known():
     one = site()
     one.registry.observers.append(Observer())  # type: ignore[arg-type]
     one.refuse(request().connection, "http", "chat", 403, "use wss", host="example.com", path="/ws")
-    one.refuse(request().connection, "sniff", "", None, "silence")
+    one.refuse(request().connection, "sniff", "", None, "silence", client="192.0.2.9", repeated=True)
     assert told == [
         Refusal(3, "192.0.2.1:4711", "main", "http", "chat", "use wss", 403, "example.com", "/ws"),
-        Refusal(3, "192.0.2.1:4711", "main", "sniff", "", "silence"),
+        Refusal(3, "192.0.2.9", "main", "sniff", "", "silence", repeated=True),
     ]

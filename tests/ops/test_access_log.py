@@ -274,3 +274,38 @@ def test_a_pipe_whose_reader_sleeps_loses_lines_and_holds_nobody_up(tmp_path, st
     lines = (first + rest).decode().splitlines()
     assert all(line.startswith("time=") for line in lines)
     assert [line.endswith('reason="no route"') for line in lines[-3:]] == [False, True, True]
+
+
+def test_a_refusal_that_was_told_of_lately_has_no_line_of_its_own(tmp_path):
+    log = AccessLog(Clock(), Log.TEXT, tmp_path / "access.log")
+    log.open()
+    log.refused(REFUSAL)
+    log.refused(replace(REFUSAL, repeated=True))
+    log.close()
+    assert len((tmp_path / "access.log").read_text().splitlines()) == 1
+
+
+# Reopening.
+
+
+def test_reopened_it_goes_on_in_the_new_file(tmp_path):
+    log = AccessLog(Clock(), Log.TEXT, tmp_path / "log")
+    log.open()
+    log.refused(REFUSAL)
+    (tmp_path / "log").rename(tmp_path / "log.1")
+    log.reopen(tmp_path / "log")
+    log.answered(ANSWER)
+    log.reopen(None)
+    assert "event=refuse" in (tmp_path / "log.1").read_text()
+    assert "event=request" in (tmp_path / "log").read_text()
+    log.close()
+
+
+def test_a_file_that_cannot_be_opened_leaves_the_old_one(tmp_path):
+    log = AccessLog(Clock(), Log.TEXT, tmp_path / "log")
+    log.open()
+    with pytest.raises(RouterError, match="nowhere/log: cannot be opened: no such file"):
+        log.reopen(tmp_path / "nowhere" / "log")
+    log.answered(ANSWER)
+    log.close()
+    assert "event=request" in (tmp_path / "log").read_text()

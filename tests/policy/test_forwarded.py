@@ -155,7 +155,7 @@ VALUES = st.lists(
 )
 
 
-@given(st.sampled_from(["192.0.2.7", "2001:db8::7", "unix"]), VALUES, VALUES, VALUES, VALUES)
+@given(st.sampled_from(["192.0.2.7", "2001:db8::7"]), VALUES, VALUES, VALUES, VALUES)
 def test_what_an_untrusted_peer_says_changes_nothing(
     peer: str, x_for: list[bytes], forwarded: list[bytes], proto: list[bytes], host: list[bytes]
 ) -> None:
@@ -192,3 +192,9 @@ def test_a_spoofed_left_part_never_wins_over_the_rightmost_untrusted_address(
         lines = [line + b", " + said] if one_line else [line, said]
         x_for, forwarded = (lines, []) if said is appended else ([], lines)
         assert effective(PEER, TRUSTED, x_for, forwarded) == honest
+
+
+def test_a_proxy_on_a_unix_socket_is_believed_where_anybody_is() -> None:
+    assert effective("unix", TRUSTED, [b"6.6.6.6, 192.0.2.1, 10.0.0.1"]) == chain("192.0.2.1", "10.0.0.1")
+    assert effective("unix", TRUSTED, []) == Effective("unix")
+    assert effective("unix", Networks(), [b"192.0.2.1"]) == Effective("unix")

@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsrouter.config.values import Network
-from wsrouter.policy.networks import IPV6, Networks, allowed, canonical, number_of, text_of
+from wsrouter.config.values import Match, Network, Tunnel
+from wsrouter.policy.networks import (
+    IPV6,
+    Access,
+    Networks,
+    access_of,
+    allowed,
+    believed,
+    canonical,
+    number_of,
+    text_of,
+)
 
 
 def networks(*texts: str) -> Networks:
@@ -129,3 +139,35 @@ def test_numbers_of_both_families_are_apart(ip: IPv4Address | IPv6Address) -> No
     assert number is not None
     assert (number < 2**32) != (number >= IPV6)
     assert number_of(text_of(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("peer", "trusted", "is_believed"),
+    [
+        ("10.0.0.1", ["10.0.0.0/8"], True),
+        ("192.0.2.1", ["10.0.0.0/8"], False),
+        ("unix", ["10.0.0.0/8"], True),
+        ("unix", [], False),
+        ("192.0.2.1", [], False),
+    ],
+)
+def test_a_peer_on_a_unix_socket_is_believed_where_anybody_is(peer: str, trusted: list[str], is_believed: bool) -> None:
+    assert believed(peer, networks(*trusted)) is is_believed
+
+
+def test_lists_are_made_only_for_rules_that_have_some() -> None:
+    inner, evil = ip_network("10.0.0.0/8"), ip_network("10.6.6.0/24")
+    rules = [
+        Tunnel("open", "app", Match.ANY),
+        Tunnel("inner", "app", Match.ANY, allow=(inner,), deny=(evil,)),
+        Tunnel("good", "app", Match.ANY, deny=(evil,)),
+    ]
+    lists = access_of(rules)
+    assert lists.keys() == {"inner", "good"}
+    assert [lists["inner"].admits(ip) for ip in ("10.1.1.1", "10.6.6.1", "192.0.2.1")] == [True, False, False]
+    assert [lists["good"].admits(ip) for ip in ("10.1.1.1", "10.6.6.1", "192.0.2.1")] == [True, False, True]
+
+
+def test_lists_that_keep_nobody_out_are_false() -> None:
+    inner = [ip_network("10.0.0.0/8")]
+    assert [bool(Access(allow, deny)) for allow, deny in (([], []), (inner, []), ([], inner))] == [False, True, True]

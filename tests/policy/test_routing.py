@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
@@ -206,3 +208,10 @@ def test_strip_takes_a_prefix_away_and_leaves_a_path(prefix: str, path: str, res
     assert chosen(RouteTable([stripping]), "h", path) == stripping.name
     assert strip(stripping, path) == rest
     assert strip(route(prefix), path) == path
+
+
+def test_a_route_serves_whom_its_lists_admit() -> None:
+    everybody, inner = route("/"), replace(route("/inner"), allow=(ip_network("10.0.0.0/8"),))
+    table = RouteTable([everybody, inner])
+    assert [table.admits(everybody, ip) for ip in ("10.0.0.1", "192.0.2.1")] == [True, True]
+    assert [table.admits(inner, ip) for ip in ("10.0.0.1", "192.0.2.1")] == [True, False]

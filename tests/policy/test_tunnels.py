@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from wsrouter.config.values import Match, Tunnel
@@ -98,3 +100,10 @@ def test_silence_goes_where_a_rule_takes_it(match: Match, taken: bool) -> None:
     table = TunnelTable([tunnel("t", match, listeners=("main",))])
     assert (table.choose("main", Match.SILENCE) is not None) is taken
     assert table.choose("other", Match.SILENCE) is None
+
+
+def test_a_tunnel_serves_whom_its_lists_admit() -> None:
+    everybody, inner = tunnel("everybody"), tunnel("inner", allow=(ip_network("10.0.0.0/8"),))  # type: ignore[arg-type]
+    table = TunnelTable([everybody, inner])
+    assert [table.admits(everybody, ip) for ip in ("10.0.0.1", "192.0.2.1")] == [True, True]
+    assert [table.admits(inner, ip) for ip in ("10.0.0.1", "192.0.2.1")] == [True, False]

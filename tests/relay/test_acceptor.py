@@ -231,3 +231,33 @@ def test_a_stop_of_the_relay_closes_it(rig, house):
     rig.relay.stop()
     assert one.acceptor.socket.fileno() < 0
     assert one.acceptor.live == 0
+
+
+# Reloads.
+
+
+def test_what_is_accepted_after_a_reload_has_its_limit_and_keep_alive(rig, house):
+    one = house(limit=1, keepalive=20.0)
+    one.call()
+    rig.until(lambda: one.legs)
+    one.acceptor.reconfigure("other", 3, None)
+    one.call()
+    rig.advance(PAUSE + 0.1)
+    rig.until(lambda: len(one.legs) == 2)
+    options = (socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert [[leg.socket.getsockopt(*option) for option in options] for leg in one.legs] == [[1, 40_000], [0, 0]]
+    one.acceptor.reconfigure("other", 3, 100.0)
+    one.call()
+    rig.until(lambda: len(one.legs) == 3)
+    # The shorter interval of the first configuration is gone.
+    assert one.legs[2].socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 75
+    assert [one.legs[2].socket.getsockopt(*option) for option in options] == [1, 200_000]
+
+
+def test_a_unix_socket_takes_over_a_reload_too(rig, tmp_path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        acceptor = Acceptor(rig.relay, server.fileno(), "main", lambda leg: None, None, 20.0)
+        acceptor.reconfigure("other", 5, 30.0)
+        acceptor.abort()

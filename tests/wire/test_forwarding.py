@@ -368,3 +368,22 @@ def test_a_trusted_proxy_that_says_nothing_is_a_client_like_any_other(peer: str,
     silent = client._replace(behind=said_behind(request(), peer, TRUSTED))
     assert silent.behind is not None
     assert plain_fields(request(), silent, ()) == plain_fields(request(), client, ())
+
+
+def told_on_a_unix_socket(*lines: bytes) -> dict[bytes, bytes]:
+    head = request(*lines, host=b"Host: inner:81")
+    return dict(plain_fields(head, ClientFacts("", 0, "http", head.host, said_behind(head, "unix", TRUSTED)), ())[1:])
+
+
+def test_a_proxy_on_a_unix_socket_has_no_address_to_tell() -> None:
+    assert told_on_a_unix_socket(*SAID) == {
+        b"X-Forwarded-Proto": b"https",
+        b"X-Forwarded-For": b"192.0.2.1, 10.0.0.1",
+        b"X-Forwarded-Host": b"a.example",
+        b"Forwarded": b'for=192.0.2.1;host=a.example;proto=https, for=10.0.0.1, for=unknown;host="inner:81";proto=http',
+    }
+    assert told_on_a_unix_socket() == {
+        b"X-Forwarded-Proto": b"http",
+        b"X-Forwarded-Host": b"inner:81",
+        b"Forwarded": b'for=unknown;host="inner:81";proto=http',
+    }

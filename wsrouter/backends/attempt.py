@@ -92,6 +92,11 @@ class Attempt:
         pool.take(following)
         self._try(following)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether ``retry`` would give up."""
+        return len(self.tried) >= self.pool.config.retries or self._time_left() <= 0
+
     def cancel(self) -> None:
         """The client is gone: wait no more, stop dialling."""
         if self._waiting is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from ipaddress import ip_address
 from typing import Any
 
@@ -77,20 +77,34 @@ class Discovery:
     ) -> None:
         self._clock = clock
         self._resolver = resolver
-        self._names: set[str] = set()
+        self._names: frozenset[str] = frozenset()
         #: Names whose look-up is under way: a dead resolver must not fill the reactor's threads.
         self._asking: set[str] = set()
         self._hosts: dict[str, list[tuple[int, str]]] = {}
-        self._literals: dict[Backend, tuple[Address]] = {}
+        self._literals: dict[Backend, tuple[Address, ...]] = {}
         self._turn = 0
         self._call: IDelayedCall | None = None
         self._running = False
-        for backend in backends:
-            address = literal_address(backend)
-            if address is None:
-                self._names.add(backend.host)
-            else:
-                self._literals[backend] = (address,)
+        self.reconfigure(backends)
+
+    def add(self, backends: Iterable[Backend]) -> Deferred[None]:
+        """Look up those names of ``backends`` that are not known yet; fires when these look-ups have ended.
+
+        ``reconfigure`` must follow, with all backends: it says what stays.
+        """
+        new = _names(backends) - self._names
+        self._names |= new
+        return self._look_up(new - self._hosts.keys())
+
+    def reconfigure(self, backends: Iterable[Backend]) -> None:
+        """These are all backends from now on. A name that stays keeps its addresses; one that is gone is forgotten."""
+        backends = list(backends)
+        self._names = _names(backends)
+        self._hosts = {name: hosts for name, hosts in self._hosts.items() if name in self._names}
+        literals = ((backend, literal_address(backend)) for backend in backends)
+        self._literals = {backend: (address,) for backend, address in literals if address is not None}
+        if self._running and self._names and self._call is None:
+            self._call = self._clock.callLater(REFRESH, self._refresh)
 
     def start(self) -> Deferred[None]:
         """Look up all names now and every REFRESH seconds; fires when the first look-ups have ended."""
@@ -112,6 +126,10 @@ class Discovery:
         literal = self._literals.get(backend)
         if literal is not None:
             return literal
+        if backend.host not in self._names:
+            # A client may still be on its way to a backend that was taken out.
+            address = literal_address(backend)
+            return () if address is None else (address,)
         hosts = self._hosts.get(backend.host, [])
         if len(hosts) > 1:
             self._turn += 1
@@ -126,8 +144,11 @@ class Discovery:
         self._call = None
         if self._names:
             self._call = self._clock.callLater(REFRESH, self._refresh)
+        return self._look_up(self._names)
+
+    def _look_up(self, names: Set[str]) -> Deferred[None]:
         lookups: list[Deferred[None]] = []
-        for name in sorted(self._names - self._asking):
+        for name in sorted(names - self._asking):
             self._asking.add(name)
             receiver = _Receiver()
             lookup = receiver.done.addBoth(functools.partial(self._answered, name))
@@ -141,7 +162,7 @@ class Discovery:
         return result
 
     def _resolved(self, name: str, found: Sequence[IAddress]) -> None:
-        if not self._running:
+        if not self._running or name not in self._names:
             return
         hosts = sorted(
             {
@@ -159,6 +180,10 @@ class Discovery:
             addresses = ", ".join(host for _, host in hosts)
             _log.info("backend {name} resolves to {addresses} now", name=name, addresses=addresses)
         self._hosts[name] = hosts
+
+
+def _names(backends: Iterable[Backend]) -> frozenset[str]:
+    return frozenset(backend.host for backend in backends if literal_address(backend) is None)
 
 
 def _failed(name: str, failure: Failure) -> None:

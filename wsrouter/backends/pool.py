@@ -217,6 +217,13 @@ class BackendPool:
         return _DialEndpoint(self, member, preface)
 
 
+def try_files(config: Pool) -> None:
+    """Read the files that a pool needs. Raises ConfigError for those that cannot be used."""
+    _tls_of(config)
+    if config.check is not None and config.check.tls is not None:
+        backend_context(config.check.tls)
+
+
 def _tls_of(config: Pool) -> dict[Backend, TlsClient]:
     if config.tls is None:
         return {}

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from wsrouter.config.faults import BadValue
+from wsrouter.config.memory import loadable
 from wsrouter.config.pem import read_authorities, read_chain
 from wsrouter.config.values import Backend, BackendTls
 from wsrouter.errors import ConfigError
@@ -46,8 +47,9 @@ def backend_context(tls: BackendTls) -> ssl.SSLContext:
 def load_chain(context: ssl.SSLContext, path: Path) -> None:
     """Put a chain and its key, which ``read_chain`` found good, into a context; BadValue when OpenSSL refuses them."""
     try:
-        # A file that has changed since it was read must not make OpenSSL ask for a pass phrase.
-        context.load_cert_chain(path, password="")
+        with loadable(path) as name:
+            # A file that has changed since it was read must not make OpenSSL ask for a pass phrase.
+            context.load_cert_chain(name, password="")
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or str(error)
         raise BadValue(f"{path}: refused by OpenSSL ({reason.replace('_', ' ').lower()})") from None

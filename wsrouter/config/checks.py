@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from wsrouter.config.endpoint import Address, bound_address
+from wsrouter.config.endpoint import Address, bound_address, is_unix
 from wsrouter.config.faults import Faults, nearest, quoted
 from wsrouter.config.options import Section
 from wsrouter.config.pool_checks import check_pool
@@ -103,7 +103,10 @@ def _routed(pool: Section, document: Document) -> bool:
 
 
 def _check_trusted(listener: Section, faults: Faults) -> None:
-    if listener.values.get("proxy_protocol") and not listener.given("trusted"):
+    if not listener.values.get("proxy_protocol") or listener.given("trusted"):
+        return
+    # Peers on a unix socket have no address to be trusted by: the permissions of its file say who may connect.
+    if "endpoint" in listener.values and not is_unix(listener.values["endpoint"]):
         listener.fault(faults, "proxy_protocol", "require without 'trusted' would refuse everybody")
 
 

@@ -157,3 +157,28 @@ def bound_address(text: str) -> Address:
     if kind == "unix":
         return Address(kind, fields["address"])
     return Address(kind, fields.get("name") or f"#{int(fields['index'])}")
+
+
+@dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """A unix socket to bind: its absolute path, the mode of its file, and its queue; None for the router's own."""
+
+    path: str
+    mode: int
+    backlog: int | None
+
+
+def unix_socket(text: str) -> UnixSocket | None:
+    """What a string that ``endpoint`` returned says of a unix socket; None for other kinds."""
+    kind, *pieces = _pieces(text)
+    if kind != "unix":
+        return None
+    fields, _ = _fields(kind, pieces)
+    backlog = fields.get("backlog")
+    return UnixSocket(fields["address"], int(fields.get("mode", "666"), 8), None if backlog is None else int(backlog))
+
+
+def is_unix(text: str) -> bool:
+    """Whether clients come through a unix socket, bound by the router or by systemd."""
+    kind, *pieces = _pieces(text)
+    return kind == "unix" or (kind == "systemd" and _fields(kind, pieces)[0]["domain"] == "UNIX")

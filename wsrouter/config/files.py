@@ -6,6 +6,7 @@ import glob
 import os
 from pathlib import Path
 
+from wsrouter.config import memory
 from wsrouter.config.faults import BadValue, quoted
 
 _SHORTEST_SECRET = 16
@@ -14,6 +15,8 @@ _SHORTEST_SECRET = 16
 def readable_file(text: str, folder: Path) -> Path:
     """A file that exists and may be read; relative paths begin at ``folder``."""
     path = folder / text
+    if memory.is_recalled(path):
+        return path
     # os.path answers False for names that are too long or behind a closed folder, where pathlib raises.
     if not os.path.isfile(path):
         # A name may hold a comma, so lists of files go by line; who wrote commas is told.
@@ -28,7 +31,7 @@ def readable_files(text: str, folder: Path) -> tuple[Path, ...]:
     """The files that a glob matches, sorted; a name that exists as it is written is no glob."""
     if not glob.has_magic(text) or os.path.exists(folder / text):
         return (readable_file(text, folder),)
-    found = sorted(glob.glob(text, root_dir=folder))
+    found = memory.matches(folder, text, sorted(glob.glob(text, root_dir=folder)))
     if not found:
         raise BadValue(f"{quoted(text)} matches no file{' (one file or glob on each line)' if ',' in text else ''}")
     return tuple(readable_file(name, folder) for name in found)
@@ -38,7 +41,7 @@ def secret_file(text: str, folder: Path) -> bytes:
     """The content of a file, without outer blanks and newlines; 16 bytes at least, so that nobody guesses it."""
     path = readable_file(text, folder)
     try:
-        secret = path.read_bytes().strip()
+        secret = memory.read_bytes(path).strip()
     except OSError as error:
         raise BadValue(f"{quoted(text)} cannot be read ({error.strerror})") from None
     if len(secret) < _SHORTEST_SECRET:
@@ -49,10 +52,13 @@ def secret_file(text: str, folder: Path) -> bytes:
 def static_folder(text: str, folder: Path) -> Path:
     """A directory that exists and may be listed and entered."""
     path = folder / text
+    if memory.folder_is_recalled(path):
+        return path
     if not os.path.isdir(path):
         raise BadValue(f"{quoted(text)} is {'not a directory' if os.path.exists(path) else 'no directory that exists'}")
     if not os.access(path, os.R_OK | os.X_OK):
         raise BadValue(f"{quoted(text)} cannot be read (permission denied)")
+    memory.folder_is_good(path)
     return path
 
 
@@ -67,6 +73,7 @@ def log_target(text: str, folder: Path) -> Path | str | None:
         raise BadValue(f"{quoted(text)} is a directory (expected a file, - or off)")
     if not os.path.isdir(path.parent):
         raise BadValue(f"the directory of {quoted(text)} does not exist")
-    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+    # On a reload opening it tells, and the old file goes on being written.
+    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK) and not memory.is_serving():
         raise BadValue(f"{quoted(text)} cannot be written (permission denied)")
     return path

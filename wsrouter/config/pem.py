@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import NameOID
 
 from wsrouter.config.faults import BadValue
+from wsrouter.config.memory import read_bytes
 
 #: One certificate for each of these can stand beside the others in one ``ssl.SSLContext``.
 _KINDS = (
@@ -76,7 +77,7 @@ def read_authorities(path: Path) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise BadValue(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -202,6 +202,12 @@ class EchoService(Service):
             self._bind()
         super().startService()  # type: ignore[no-untyped-call]
 
+    def retire(self) -> None:
+        """Stop listening for good; live sessions go on."""
+        listening, self._listening = self._listening, []
+        for port, _, _ in listening:
+            port.stopListening()
+
     def stopService(self) -> Deferred[None]:
         """Stop listening and close every session; fires when the last one is gone, within about a second."""
         super().stopService()  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 certificates    the certificates of a listener, chosen by server name
 termination     the TLS handshake with a client; the front follows
 front           reads request heads, sends each request on its way
+checks, record  whether a request may go on; what is known of it, for the log
 opening         an opening handshake, to a backend and back
 session         a relayed WebSocket, from the 101 to its end
 site, plain     what all connections share; what answers plain requests

@@ -63,7 +63,7 @@ def affinity_of(pool: BackendPool, request: Request, client: ClientEnd) -> Affin
 def _key(key: BalanceKey, request: Request) -> bytes | None:
     match key.source:
         case KeySource.CLIENT_IP:
-            return request.connection.ip.encode()
+            return request.client_ip.encode()
         case KeySource.PATH:
             return request.target.path.encode()
         case KeySource.HEADER:

@@ -12,6 +12,7 @@ be a request.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import cast
 
 from twisted.internet.interfaces import IPushProducer
@@ -23,19 +24,22 @@ from wsrouter.config import values
 from wsrouter.config.values import Accept, Plain
 from wsrouter.errors import BackendError, HttpError
 from wsrouter.layer7.certificates import CertificateStore
+from wsrouter.layer7.checks import check_client, check_opening, check_scheme
 from wsrouter.layer7.exchange import Exchange
 from wsrouter.layer7.opening import Opening
+from wsrouter.layer7.record import Record
 from wsrouter.layer7.site import Request, Site
 from wsrouter.live.connection import Connection
-from wsrouter.live.registry import Answer
-from wsrouter.policy.origins import origin_allowed
+from wsrouter.policy.admission import Admission
+from wsrouter.policy.members import Member
 from wsrouter.policy.routing import host_name
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.wire.answer import RETRY_AFTER, answer
+from wsrouter.wire.forwarding import said_behind
 from wsrouter.wire.head import RequestHead, cut_head, parse_request
 from wsrouter.wire.opening import Upgrade, check_upgrade, wants_websocket
-from wsrouter.wire.target import Target, parse_target
+from wsrouter.wire.target import parse_target
 
 #: Frames that may come early, before the backend has agreed, in bytes; then the client is paused.
 EARLY_LIMIT = 64 * 1024
@@ -78,21 +82,23 @@ class Front(Protocol):
     """The protocol on a client's leg while the connection is at HTTP."""
 
     def __init__(
-        self, site: Site, listener: values.Listener, store: CertificateStore | None, connection: Connection
+        self,
+        site: Site,
+        listener: values.Listener,
+        store: CertificateStore | None,
+        admission: Admission,
+        connection: Connection,
     ) -> None:
         self._site = site
         self._listener = listener
         self._store = store
+        self._admission = admission
         self._connection = connection
         self._stage = Stage.HEAD
         self._received: bytes | bytearray = b""
         self._searched = 0
-        #: The head that is being served, and what is known of it; for the log of a refusal.
-        self._head: RequestHead | None = None
-        self._target: Target | None = None
-        self._route = ""
-        #: When the plain request under way began, on the reactor's clock.
-        self._began = 0.0
+        #: The request that is being served, or was last.
+        self._record = Record(site, connection)
         self._exchange: Exchange | None = None
         self._opening: Opening | None = None
         self._deadline: Deadline | None = None
@@ -112,9 +118,9 @@ class Front(Protocol):
         """Give the bytes to whoever they are for."""
         if self._stage is Stage.HEAD:
             if not self._received:
-                if self._head is not None:
+                if self._record.head is not None:
                     # The first byte of a next request: idleness is over, its head has its own deadline.
-                    self._forget_head()
+                    self._record.forget()
                     self._wait(self._listener.head_timeout)
                 self._received = data
             else:
@@ -135,7 +141,7 @@ class Front(Protocol):
         self._leave()
         opening, self._opening = self._opening, None
         if opening is not None:
-            self._log_left(None, "the client left before a backend agreed")
+            self._record.refused(None, "the client left before a backend agreed")
             opening.cancel()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -143,7 +149,7 @@ class Front(Protocol):
             exchange.lost(reason)
             if exchange.refusal is None and unanswered:
                 when = "before" if exchange.status is None else "within"
-                self._log_left(exchange.status, f"the client left {when} its answer")
+                self._record.refused(exchange.status, f"the client left {when} its answer")
             else:
                 self._log_exchange(exchange)
 
@@ -165,28 +171,34 @@ class Front(Protocol):
                 return
             self._stop_waiting()
             self._searched = 0
-            self._forget_head()
+            self._record.forget()
             self._received = b""
             self._serve(bytes(received[:end]), bytes(received[end:]))
         except HttpError as error:
             self._refuse(error)
 
     def _serve(self, raw: bytes, rest: bytes) -> None:
-        self._head = head = parse_request(raw)
-        self._target = target = parse_target(head.target, head.method)
+        record, site, connection = self._record, self._site, self._connection
+        record.head = head = parse_request(raw)
+        trusted = self._admission.trusted
+        record.behind = behind = said_behind(head, connection.ip, trusted) if trusted else None
+        record.target = target = parse_target(head.target, head.method)
+        if target.path == site.drain_path and (connection.secure or self._listener.plain is not Plain.NO):
+            self._tell_state(head)
+            return
         upgrade = check_upgrade(head) if wants_websocket(head) else None
-        connection = self._connection
-        self._check_scheme(head, target, upgrade)
+        check_scheme(self._listener.plain, connection, behind, head, target, upgrade is not None)
         host = host_name(head.host)
         if connection.secure and self._store is not None and not self._store.allows_host(connection.sni, host):
             raise HttpError(421, "this name is not served on a connection made for another")
-        route = self._site.routes.choose(
+        route = site.routes.choose(
             connection.listener, host, target.path, upgrade.subprotocols if upgrade is not None else ()
         )
         if route is None:
             raise HttpError(404, "no route")
-        self._route = route.name
-        request = Request(connection, head, target, route)
+        record.route = route.name
+        request = Request(connection, head, target, route, behind)
+        check_client(site, request)
         if upgrade is not None and route.pool is not None and route.accept is not Accept.HTTP:
             self._open(request, upgrade, rest)
         elif route.pool is not None and route.accept is Accept.WEBSOCKET:
@@ -194,27 +206,20 @@ class Front(Protocol):
         else:
             self._answer(request, rest)
 
-    def _check_scheme(self, head: RequestHead, target: Target, upgrade: Upgrade | None) -> None:
-        if self._connection.secure or self._listener.plain is Plain.YES:
-            return
-        if self._listener.plain is Plain.NO:
-            raise HttpError(400, "this port speaks TLS only")
-        if upgrade is not None:
-            # Browsers do not follow a redirect of an opening handshake, and what was sent in clear is known already.
-            raise HttpError(403, "use wss")
-        if not head.host or target.path == "*":
-            raise HttpError(400, "use https")
-        location = b"https://" + head.host.encode() + target.forward(target.path)
-        raise HttpError(308, "use https", ((b"Location", location),))
+    def _tell_state(self, head: RequestHead) -> None:
+        """Tell a balancer in front whether more clients are welcome. Such questions are too many to be logged."""
+        if head.method not in ("GET", "HEAD"):
+            raise HttpError(405, "GET or HEAD only", ((b"Allow", b"GET, HEAD"),))
+        head_only = head.method == "HEAD"
+        if self._site.leaving:
+            self._say(answer(503, "draining", (RETRY_AFTER,), head_only=head_only))
+        else:
+            self._say(answer(200, head_only=head_only))
 
     # Upgrades.
 
     def _open(self, request: Request, upgrade: Upgrade, rest: bytes) -> None:
-        route = request.route
-        if not origin_allowed(route.origins, request.head.all(b"origin"), request.scheme, request.head.host):
-            raise HttpError(403, "this origin is not allowed here")
-        if self._site.draining:
-            raise HttpError(503, "draining", (RETRY_AFTER,))
+        check_opening(self._site, self._admission, request)
         self._stage = Stage.OPENING
         self._received = bytearray(rest)
         self._opening = Opening(self._site, self, self._leg, request, upgrade)
@@ -251,7 +256,7 @@ class Front(Protocol):
     def _answer(self, request: Request, rest: bytes) -> None:
         leg = self._leg
         self._stage = Stage.EXCHANGE
-        self._began = self._site.relay.seconds()
+        self._record.began = self._site.relay.seconds()
         self._exchange = exchange = Exchange(
             leg,
             request.head,
@@ -296,7 +301,7 @@ class Front(Protocol):
         if self._stage is not Stage.HEAD:
             return
         if self._received:
-            self._forget_head()
+            self._record.forget()
             self._wait(self._listener.head_timeout)
             # In a turn of its own: what one client pipelines must not hold up the others.
             self._leg.pauseProducing()
@@ -306,46 +311,10 @@ class Front(Protocol):
             self._leg.resumeProducing()
 
     def _log_exchange(self, exchange: Exchange) -> None:
-        if self._head is None or self._target is None:
-            return
         if exchange.refusal is not None:
-            self._log_left(exchange.status, exchange.refusal)
+            self._record.refused(exchange.status, exchange.refusal)
         elif exchange.status is not None:
-            self._log_answer(exchange, exchange.status, self._head, self._target)
-
-    def _log_left(self, status: int | None, reason: str) -> None:
-        """A request that did not get what it asked for."""
-        head, target = self._head, self._target
-        self._site.refuse(
-            self._connection,
-            "http",
-            self._route,
-            status,
-            reason,
-            host=head.host if head is not None else "",
-            path=self._site.path_for_log(target) if target is not None else "",
-        )
-
-    def _log_answer(self, exchange: Exchange, status: int, head: RequestHead, target: Target) -> None:
-        connection, site = self._connection, self._site
-        site.registry.answer(
-            Answer(
-                connection.number,
-                connection.client,
-                connection.listener,
-                self._route,
-                head.method,
-                head.host,
-                site.path_for_log(target),
-                status,
-                exchange.sent,
-                site.relay.seconds() - self._began,
-            )
-        )
-
-    def _forget_head(self) -> None:
-        """What is refused next is another request."""
-        self._head, self._target, self._route = None, None, ""
+            self._record.answered(exchange.status, exchange.sent)
 
     def _look_again(self) -> None:
         if self._stage is Stage.HEAD and self._received:
@@ -355,11 +324,9 @@ class Front(Protocol):
     # Refusals and the end.
 
     def _refuse(self, error: HttpError, told: str | None = None) -> None:
-        head = self._head
-        self._log_left(error.status, error.reason)
-        self._leave()
-        leg = self._leg
-        leg.write(
+        head = self._record.head
+        self._record.refused(error.status, error.reason)
+        self._say(
             answer(
                 error.status,
                 error.reason if told is None else told,
@@ -367,7 +334,22 @@ class Front(Protocol):
                 head_only=head is not None and head.method == "HEAD",
             )
         )
-        leg.loseConnection()
+
+    def _say(self, last: bytes) -> None:
+        """The router's own answer, and the end."""
+        self._leave()
+        self._leg.write(last)
+        self._leg.loseConnection()
+
+    def backend_gone(self, member: Member) -> None:
+        """A backend is known to be down."""
+        if self._opening is not None:
+            self._opening.backend_gone(member)
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """The listener may have another name now; routes are chosen by it."""
+        connection = self._connection
+        connection.listener = names.get(connection.listener, connection.listener)
 
     def drain(self) -> None:
         """Stop waiting for another request; one that is being answered is the last."""
@@ -384,11 +366,11 @@ class Front(Protocol):
     def _late(self) -> None:
         self._deadline = None
         if self._leg.pending is not None:
-            self._site.refuse(self._connection, "http", self._route, None, "the client does not read its answer")
+            self._record.refused(None, "the client does not read its answer")
             self._leave()
             self._leg.abortConnection()
-        elif self._received or self._head is None:
-            self._forget_head()
+        elif self._received or self._record.head is None:
+            self._record.forget()
             self._refuse(HttpError(408, f"no whole request head in {self._listener.head_timeout:g} s"))
         else:
             self._leave()

@@ -67,6 +67,8 @@ class Opening(TwistedProtocol):
         self._pool = pool = site.pools[route.pool]
         self._affinity = affinity = affinity_of(pool, request, client)
         self._attempt = Attempt(pool, self._connected, self._failed, affinity.key, affinity.preferred, affinity.preface)
+        # A reload may take the route away before the backend is reached.
+        self._rules = site.rules[route.name]
         #: The backend that was reached; it is counted until it is given back.
         self._member: Member | None = None
         self._leg: Leg | None = None
@@ -84,6 +86,17 @@ class Opening(TwistedProtocol):
         self._opener = None
         self._attempt.cancel()
         self._drop()
+
+    def backend_gone(self, member: Member) -> None:
+        """``member`` is known to be down: who waits for its answer, and has heard nothing of it, asks another."""
+        leg = self._leg
+        if self._member is not member or leg is None or self._received or self._body or self._attempt.is_spent:
+            return
+        self._stop_waiting()
+        self._leg = self._member = None  # the attempt gives it back
+        leg.protocol = None
+        leg.abortConnection()
+        self._attempt.retry(DialError("went down before its answer", timed_out=True))
 
     # Reaching a backend.
 
@@ -103,7 +116,7 @@ class Opening(TwistedProtocol):
             self._upgrade,
             target.forward(path),
             request.client(),
-            self._site.rules[route.name].fill(request),
+            self._rules.fill(request),
         )
 
     def _failed(self, error: BackendError) -> None:
@@ -194,8 +207,8 @@ class Opening(TwistedProtocol):
             connection,
             Facts(
                 kind=Kind.SESSION,
-                client_ip=connection.ip,
-                client=connection.client,
+                client_ip=request.client_ip,
+                client=request.client_label,
                 listener=connection.listener,
                 rule=request.route.name,
                 pool=pool.name,
@@ -223,6 +236,7 @@ class Opening(TwistedProtocol):
             request.route.name,
             response.status,
             f"{self._label()} refused the session",
+            client=request.client_label,
             host=request.head.host,
             path=self._site.path_for_log(request.target),
         )

@@ -166,7 +166,7 @@ class RelaySession:
             # Both have had their last word (RFC 6455 5.5.1): nothing is left to linger for.
             if self._client is not None:
                 self._client.close()
-            # The backend closes first, being the server (7.1.1), within what is left of the close timeout: who does so
+            # The backend closes first, being the server (7.1.1), within what is left of the close timeout: who does
             # keeps the connection's port busy for a minute, and the ports towards a backend are few.
             if self._server is not None and self._server.eof:
                 self._server.close()

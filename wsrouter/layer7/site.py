@@ -13,6 +13,9 @@ from wsrouter.layer7.request import Handler
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Refusal, Registry
+from wsrouter.policy.forwarded import Effective, Scheme
+from wsrouter.policy.members import Member
+from wsrouter.policy.networks import UNIX
 from wsrouter.policy.routing import RouteTable
 from wsrouter.relay.loop import Relay
 from wsrouter.wire.forwarding import ClientFacts, Pair, Template, compile_template
@@ -27,34 +30,64 @@ class Request(NamedTuple):
     head: RequestHead
     target: Target
     route: values.Route
+    #: The client behind the connection's own, where that is a trusted proxy; None where it speaks for itself.
+    behind: Effective | None = None
 
     @property
-    def scheme(self) -> str:
-        """``http`` or ``https``."""
-        return "https" if self.connection.secure else "http"
+    def client_ip(self) -> str:
+        """The address of the client, as far as it is believed; ``unix`` where it has none."""
+        return self.connection.ip if self.behind is None else self.behind.ip
+
+    @property
+    def client_label(self) -> str:
+        """The client for logs: address and port; behind a proxy nobody knows the port."""
+        return client_label(self.connection, self.behind)
+
+    @property
+    def scheme(self) -> Scheme:
+        """What the client itself has used: ``http`` or ``https``."""
+        return scheme_of(self.connection, self.behind)
+
+    @property
+    def authority(self) -> str:
+        """The Host that the client itself has asked for; routes go by ``head.host``."""
+        return self.head.host if self.behind is None or self.behind.host is None else self.behind.host
 
     def client(self) -> ClientFacts:
         """What backends are told of the client."""
         connection = self.connection
-        ip = "" if connection.ip == "unix" else connection.ip
-        return ClientFacts(ip, connection.port, "https" if connection.secure else "http", self.head.host)
+        ip = "" if connection.ip == UNIX else connection.ip
+        own: Scheme = "https" if connection.secure else "http"
+        return ClientFacts(ip, connection.port, own, self.head.host, self.behind)
 
     def fields(self) -> dict[str, str]:
         """What the placeholders of templates stand for (``values.TEMPLATE_FIELDS``)."""
         connection = self.connection
         return {
-            "client_ip": connection.ip,
-            "client_port": str(connection.port),
+            "client_ip": self.client_ip,
+            "client_port": str(connection.port) if self.client_ip == connection.ip else "",
             "client_cert_subject": connection.client_subject,
             "sni": connection.sni or "",
             "request_id": os.urandom(16).hex(),
-            "host": self.head.host,
+            "host": self.authority,
             "scheme": self.scheme,
             "path": self.target.path,
             "uri": self.target.forward(self.target.path).decode("latin-1"),
             "listener": connection.listener,
             "route": self.route.name,
         }
+
+
+def scheme_of(connection: Connection, behind: Effective | None) -> Scheme:
+    """What a client has used; the word of a trusted proxy goes before what its own connection uses."""
+    if behind is not None and behind.proto is not None:
+        return behind.proto
+    return "https" if connection.secure else "http"
+
+
+def client_label(connection: Connection, behind: Effective | None) -> str:
+    """A client for logs; see ``Request.client_label``."""
+    return connection.client if behind is None or behind.ip == connection.ip else behind.ip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +115,12 @@ class Drainable(Protocol):
     def drain(self) -> None:
         """End it, unless it is busy; then it ends itself afterwards."""
 
+    def backend_gone(self, member: Member) -> None:
+        """A backend is known to be down: who waits for it may ask another."""
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Listeners have other names now: ``names`` leads from old to new."""
+
 
 @dataclass(slots=True)
 class Site:
@@ -96,17 +135,42 @@ class Site:
     #: For each route that answers plain requests: what makes the handler of one.
     handlers: Mapping[str, Callable[[Request], Handler]]
     log_query: bool = False
+    #: Where a balancer in front asks whether it may send clients here; None: nowhere.
+    drain_path: str | None = None
+    #: A drain was asked for: ``drain_path`` says so, but all else goes on until it begins.
+    leaving: bool = False
     #: A drain has begun: no upgrades any more, and answers close their connections.
     draining: bool = False
     #: Client connections that are at HTTP, live sessions excepted.
     fronts: set[Drainable] = field(default_factory=set)
 
     def refuse(
-        self, connection: Connection, stage: str, rule: str, status: int | None, reason: str, **more: str
+        self,
+        connection: Connection,
+        stage: str,
+        rule: str,
+        status: int | None,
+        reason: str,
+        *,
+        client: str | None = None,
+        host: str = "",
+        path: str = "",
+        repeated: bool = False,
     ) -> None:
-        """Tell the observers of a refusal."""
+        """Tell the observers of a refusal; ``client`` is who was refused, where that is not the connection's own."""
         self.registry.refuse(
-            Refusal(connection.number, connection.client, connection.listener, stage, rule, reason, status, **more)
+            Refusal(
+                connection.number,
+                connection.client if client is None else client,
+                connection.listener,
+                stage,
+                rule,
+                reason,
+                status,
+                host,
+                path,
+                repeated,
+            )
         )
 
     def path_for_log(self, target: Target) -> str:

@@ -7,6 +7,7 @@ from wsrouter.layer7.certificates import CertificateStore, Choice, client_subjec
 from wsrouter.layer7.front import Front
 from wsrouter.layer7.site import Site
 from wsrouter.live.connection import Connection
+from wsrouter.policy.admission import Admission
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.tls import TlsLeg
@@ -18,13 +19,14 @@ class Termination:
     ``leg`` is the plain leg that the ClientHello was read from; its socket goes on as a leg with TLS.
     """
 
-    __slots__ = ("_choice", "_connection", "_deadline", "_leg", "_listener", "_site", "_store")
+    __slots__ = ("_admission", "_choice", "_connection", "_deadline", "_leg", "_listener", "_site", "_store")
 
     def __init__(
         self,
         site: Site,
         listener: values.Listener,
         store: CertificateStore,
+        admission: Admission,
         connection: Connection,
         leg: Leg,
         choice: Choice,
@@ -32,6 +34,7 @@ class Termination:
         self._site = site
         self._listener = listener
         self._store = store
+        self._admission = admission
         self._connection = connection
         self._choice = choice
         home, leg.home = leg.home, None
@@ -49,7 +52,7 @@ class Termination:
         connection.secure = True
         if self._choice.client_auth:
             connection.client_subject = client_subject(self._leg.tls)
-        front = Front(self._site, self._listener, self._store, connection)
+        front = Front(self._site, self._listener, self._store, self._admission, connection)
         self._leg.attach(front)
         front.await_head()
 

@@ -107,6 +107,8 @@ class Refusal:
     status: int | None = None
     host: str = ""
     path: str = ""
+    #: The like was told of this address a moment ago: for counting, not for a line of its own.
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,14 +41,24 @@ class AccessLog:
 
     def open(self) -> None:
         """Open the file, to append to it. Raises RouterError with a reason in one line."""
-        if self._file is None:
-            return
-        try:
-            # Unbuffered: a line is whole in the file at once, so that one can follow it.
-            self._stream = io.FileIO(self._file, "ab", opener=_open_at_once)
-        except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise RouterError(f"access log {self._file}: cannot be opened: {why}") from None
+        self.reopen(self._file)
+
+    def reopen(self, file: Path | None) -> None:
+        """Write to ``file`` from now on, opened anew: the old one may have been moved away.
+
+        Raises RouterError with a reason in one line, and goes on as before, when that cannot be opened.
+        """
+        stream = None
+        if file is not None:
+            try:
+                # Unbuffered: a line is whole in the file at once, so that one can follow it.
+                stream = io.FileIO(file, "ab", opener=_open_at_once)
+            except OSError as error:
+                why = (error.strerror or str(error)).lower()
+                raise RouterError(f"access log {file}: cannot be opened: {why}") from None
+        self.close()
+        self._file, self._stream = file, stream
+        self._failing = self._torn = False
 
     def close(self) -> None:
         """Close the file."""
@@ -78,6 +88,8 @@ class AccessLog:
 
     def refused(self, refusal: Refusal) -> None:
         """Somebody was turned away."""
+        if refusal.repeated:
+            return
         line: Line = {
             "event": "refuse",
             "connection": refusal.number,

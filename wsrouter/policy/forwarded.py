@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeAlias
 
-from wsrouter.policy.networks import LONGEST_ADDRESS, Networks, canonical
+from wsrouter.policy.networks import LONGEST_ADDRESS, Networks, believed, canonical
 
 Scheme: TypeAlias = Literal["http", "https"]
 
@@ -79,12 +79,13 @@ def effective(
 ) -> Effective:
     """Find the client of a request that came from ``peer``.
 
-    ``peer`` is the address of the connection, after its PROXY header if it had one. The others are the values of
+    ``peer`` is the address of the connection, after its PROXY header if it had one; ``unix`` on a unix socket, see
+    ``networks.believed``. The others are the values of
     ``X-Forwarded-For``, ``Forwarded``, ``X-Forwarded-Proto`` and ``X-Forwarded-Host``, in the order of their lines.
     An untrusted peer is the client, whatever it sends. Scheme and host are believed if exactly one is given: of
     several, nobody can tell who wrote which. Nothing is raised for what is malformed.
     """
-    if peer not in trusted:
+    if not believed(peer, trusted):
         return Effective(peer)
     if forwarded and not forwarded_for:
         hops = _walk(trusted, map(_element, _members(forwarded)))
@@ -99,14 +100,14 @@ def effective(
 
 def _walk(trusted: Networks, hops: Iterator[_Hop | None]) -> list[_Hop]:
     """The hops that are believed, the youngest first."""
-    believed: list[_Hop] = []
+    walked: list[_Hop] = []
     for hop in hops:
         if hop is None:
             break
-        believed.append(hop)
+        walked.append(hop)
         if hop.ip not in trusted:
             break
-    return believed
+    return walked
 
 
 def _chain(hops: list[_Hop]) -> tuple[str, ...]:

@@ -11,9 +11,12 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
 
 from wsrouter.config.values import Network
 
+#: Stands for the address of a client that has none: it came through a unix socket.
+UNIX = "unix"
 #: The longest text of an address: an IPv6 one whose last 32 bits are written as IPv4.
 LONGEST_ADDRESS = 45
 #: IPv6 addresses lie behind the IPv4 ones on one line of numbers.
@@ -88,6 +91,54 @@ def allowed(ip: str, allow: Networks, deny: Networks) -> bool:
     connect to a unix socket is said by the permissions of its file.
     """
     return ip not in deny and (not allow or ip in allow)
+
+
+def believed(peer: str, trusted: Networks) -> bool:
+    """Whether what a peer says of others is believed.
+
+    A peer on a unix socket has no address to be trusted by. The permissions of the socket's file let it in, so it is
+    believed where anybody is.
+    """
+    return peer in trusted or (peer == UNIX and bool(trusted))
+
+
+class Access:
+    """The ``allow`` and ``deny`` of one listener, route or tunnel, made once."""
+
+    __slots__ = ("_allow", "_deny")
+
+    def __init__(self, allow: Iterable[Network], deny: Iterable[Network]) -> None:
+        self._allow = Networks(allow)
+        self._deny = Networks(deny)
+
+    def __bool__(self) -> bool:
+        """Whether anybody is kept out."""
+        return bool(self._allow) or bool(self._deny)
+
+    def admits(self, ip: str) -> bool:
+        """Whether a client may come in; see ``allowed``."""
+        return allowed(ip, self._allow, self._deny)
+
+
+class Ruled(Protocol):
+    """What has access lists: a route, a tunnel rule."""
+
+    @property
+    def name(self) -> str:
+        """Its name, unique among its kind."""
+
+    @property
+    def allow(self) -> tuple[Network, ...]:
+        """Whom it serves; empty for all."""
+
+    @property
+    def deny(self) -> tuple[Network, ...]:
+        """Whom it never serves."""
+
+
+def access_of(rules: Iterable[Ruled]) -> dict[str, Access]:
+    """The lists of each rule that has any, by its name."""
+    return {rule.name: Access(rule.allow, rule.deny) for rule in rules if rule.allow or rule.deny}
 
 
 def _range(network: Network) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from wsrouter.config.values import PathKind, Route
+from wsrouter.policy.networks import access_of
 
 #: Routes with one host and one path; those with a subprotocol first, in file order otherwise.
 _Candidates = tuple[Route, ...]
@@ -84,9 +85,10 @@ class _Hosts:
 class RouteTable:
     """The routes of a configuration, looked up by listener and request."""
 
-    __slots__ = ("_elsewhere", "_listeners")
+    __slots__ = ("_access", "_elsewhere", "_listeners")
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        self._access = access_of(routes)
         named = {listener for route in routes for listener in route.listeners}
         self._listeners = {
             listener: _Hosts([r for r in routes if not r.listeners or listener in r.listeners]) for listener in named
@@ -106,6 +108,11 @@ class RouteTable:
             if route := paths.choose(path, subprotocols):
                 return route
         return None
+
+    def admits(self, route: Route, ip: str) -> bool:
+        """Whether ``route`` serves the client with this address, by its ``allow`` and ``deny``."""
+        access = self._access.get(route.name)
+        return access is None or access.admits(ip)
 
 
 def host_name(authority: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wsrouter.config.values import Match, Tunnel
+from wsrouter.policy.networks import access_of
 
 _KINDS = (Match.TLS, Match.HTTP, Match.OPAQUE, Match.SILENCE)
 
@@ -37,9 +38,10 @@ class TunnelTable:
     written on purpose. Only a ``Match.TLS`` rule looks at names and protocols; where it lists both, both must match.
     """
 
-    __slots__ = ("_elsewhere", "_listeners")
+    __slots__ = ("_access", "_elsewhere", "_listeners")
 
     def __init__(self, tunnels: Sequence[Tunnel]) -> None:
+        self._access = access_of(tunnels)
         named = {listener for tunnel in tunnels for listener in tunnel.listeners}
         self._listeners = {
             listener: _by_kind([t for t in tunnels if not t.listeners or listener in t.listeners]) for listener in named
@@ -57,6 +59,14 @@ class TunnelTable:
             if rule.takes(sni, alpn):
                 return rule.tunnel
         return None
+
+    def admits(self, tunnel: Tunnel, ip: str) -> bool:
+        """Whether ``tunnel`` serves the client with this address, by its ``allow`` and ``deny``.
+
+        Who is not served is closed; it does not go on to the next rule.
+        """
+        access = self._access.get(tunnel.name)
+        return access is None or access.admits(ip)
 
 
 def _by_kind(tunnels: list[Tunnel]) -> dict[Match, tuple[_Rule, ...]]:

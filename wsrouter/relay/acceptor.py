@@ -32,6 +32,10 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _log = Logger()
 
 
+#: The interval of probes that Linux has unless it is told another, in seconds (tcp(7), tcp_keepalive_intvl).
+PROBE_INTERVAL = 75
+
+
 def set_keepalive(sock: SocketType, family: int, seconds: float | None) -> None:
     """Set what every TCP leg has: no delay, and keep-alive probes that find a dead peer in about twice ``seconds``.
 
@@ -98,6 +102,17 @@ class Acceptor:
         relay.add(self.fd, self)
         relay.watch(self.fd, EPOLLIN)
         self._watched = True
+
+    def reconfigure(self, label: str, limit: int | None, keepalive: float | None) -> None:
+        """Take over a reload: what is accepted from now on has these."""
+        self._label = label
+        self._limit = limit
+        if self._family != socket.AF_UNIX:
+            # What the last configuration may have set, and this one does not.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
+        set_keepalive(self.socket, self._family, keepalive)
 
     def read(self) -> None:
         """Connections wait."""

@@ -22,8 +22,15 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from wsrouter.policy.forwarded import Effective, effective
-from wsrouter.policy.networks import Networks
-from wsrouter.wire.head import Field, RequestHead, ResponseHead, tokens
+from wsrouter.policy.networks import Networks, believed
+from wsrouter.wire.head import (
+    REMEMBERED_LINES,
+    Field,
+    RequestHead,
+    ResponseHead,
+    may_be_remembered,
+    tokens,
+)
 from wsrouter.wire.opening import Accepted, Upgrade
 
 #: A field as it is written: name and value.
@@ -116,12 +123,18 @@ def upgrade_head(
     ``forward_target`` comes from ``Target.forward``. ``set_headers`` replace fields of the same name, the
     router's own included; an empty value removes. They cannot touch hop-by-hop fields, nor take Host away.
     """
-    pairs = _request_pairs(head, client, set_headers, _NOT_WITH_UPGRADE)
+    if set_headers or head.connection != (b"upgrade",) or not head.target.startswith(b"/"):
+        pairs = _request_pairs(head, client, set_headers, _NOT_WITH_UPGRADE)
+        lines = list(map(b": ".join, pairs))
+    else:
+        # Most clients' handshakes, by the same rules: nothing in them depends on anything but the field itself.
+        lines = list(filter(None, map(_line_with_upgrade, head.fields)))
+        lines += map(b": ".join, _forwarded(client))
     if upgrade.extensions and not any(name.lower() == b"sec-websocket-extensions" for name, _ in set_headers):
-        pairs.append((b"Sec-WebSocket-Extensions", b", ".join(upgrade.extensions)))
+        lines.append(b"Sec-WebSocket-Extensions: " + b", ".join(upgrade.extensions))
     return b"GET %b HTTP/1.1\r\n%b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" % (
         forward_target,
-        b"\r\n".join(map(b": ".join, pairs)),
+        b"\r\n".join(lines),
     )
 
 
@@ -183,6 +196,23 @@ def _request_pairs(
     return pairs
 
 
+class _Lines(dict[Field, bytes]):
+    """What becomes of a field behind an upgrade: its line, or nothing. Kept for fields that many clients send."""
+
+    def __missing__(self, field: Field) -> bytes:
+        lower, name, value = field
+        dropped = lower in _NOT_WITH_UPGRADE or _is_spoofed(lower, _NOT_WITH_UPGRADE)
+        line = b"" if dropped else b"%b: %b" % (name, value)
+        if may_be_remembered(lower, len(name) + len(value)):
+            if len(self) >= REMEMBERED_LINES:
+                self.clear()
+            self[field] = line
+        return line
+
+
+_line_with_upgrade = _Lines().__getitem__
+
+
 def _is_spoofed(lower: bytes, dropped: frozenset[bytes]) -> bool:
     """Whether a name stands for one that only the router may use, as backends may read it."""
     read_as = lower.replace(b"_", b"-")
@@ -196,7 +226,7 @@ def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
 
 def said_behind(head: RequestHead, peer: str, trusted: Networks) -> Effective | None:
     """Who is behind a peer, by the forwarding fields of its request; None if the peer is not trusted."""
-    if peer not in trusted:
+    if not believed(peer, trusted):
         return None
     return effective(
         peer,
@@ -238,14 +268,16 @@ def _forwarded_behind(client: ClientFacts, behind: Effective) -> list[Pair]:
     """
     host = behind.host or client.host
     proto = behind.proto or client.scheme
-    chain = (*behind.chain, client.ip)
-    pairs = [
-        (b"X-Forwarded-Proto", proto.encode()),
-        (b"X-Forwarded-For", ", ".join(chain).encode()),
-    ]
+    # A proxy on a unix socket has no address: a list of addresses leaves it out, Forwarded has a word for it.
+    chain = (*behind.chain, client.ip) if client.ip else behind.chain
+    pairs = [(b"X-Forwarded-Proto", proto.encode())]
+    if chain:
+        pairs.append((b"X-Forwarded-For", ", ".join(chain).encode()))
     if host:
         pairs.append((b"X-Forwarded-Host", host.encode()))
     elements = [f'for="[{ip}]"' if ":" in ip else f"for={ip}" for ip in chain]
+    if not client.ip:
+        elements.append("for=unknown")
     if behind.chain:
         elements[-1] += _told(client.host, client.scheme)
         elements[0] += _told(behind.host or "", behind.proto)

@@ -276,7 +276,7 @@ _entry_of = _remembered.__getitem__
 #: A token, a colon, one blank, visible ASCII: in exactly this shape there is nothing to judge about a line.
 _PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]++): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 _FRAMING_NAMES = frozenset((b"content-length", b"transfer-encoding"))
-_REMEMBERED_LINES = 2048
+REMEMBERED_LINES = 2048
 _REMEMBERED_SIZE = 256
 _NEVER_REMEMBERED = frozenset(
     (
@@ -306,9 +306,14 @@ def _plain(line: bytes) -> _Entry | None:
     return entry
 
 
+def may_be_remembered(lower: bytes, size: int) -> bool:
+    """Whether a field of this name and size is worth keeping, and no secret."""
+    return size <= _REMEMBERED_SIZE and lower not in _NEVER_REMEMBERED
+
+
 def _remember(line: bytes, entry: _Entry) -> None:
-    if len(line) <= _REMEMBERED_SIZE and entry[0][0] not in _NEVER_REMEMBERED:
-        if len(_remembered) >= _REMEMBERED_LINES:
+    if may_be_remembered(entry[0][0], len(line)):
+        if len(_remembered) >= REMEMBERED_LINES:
             _remembered.clear()
         _remembered[line] = entry
 

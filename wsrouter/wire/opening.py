@@ -82,15 +82,16 @@ def check_upgrade(head: RequestHead) -> Upgrade:
     """
     if head.method != "GET":
         raise HttpError(405, "an opening handshake is a GET", ((b"Allow", b"GET"),))
-    if head.all(b"sec-websocket-version") != [b"13"]:
+    values = head.values.get
+    if values(b"sec-websocket-version") != [b"13"]:
         raise HttpError(426, "Sec-WebSocket-Version is not 13", _ASK_FOR_13)
-    keys = head.all(b"sec-websocket-key")
-    if len(keys) != 1 or _KEY.fullmatch(keys[0]) is None:
+    keys = values(b"sec-websocket-key")
+    if keys is None or len(keys) != 1 or _KEY.fullmatch(keys[0]) is None:
         raise HttpError(400, "Sec-WebSocket-Key must be one field of 16 bytes in base64")
     if head.content_length or head.chunked:
         raise HttpError(400, "an opening handshake has no body")
-    subprotocols = head.all(b"sec-websocket-protocol")
-    extensions = head.all(b"sec-websocket-extensions")
+    subprotocols = values(b"sec-websocket-protocol")
+    extensions = values(b"sec-websocket-extensions")
     return Upgrade(
         keys[0],
         _offered_subprotocols(subprotocols) if subprotocols else (),
@@ -111,16 +112,18 @@ def verify_answer(response: ResponseHead, upgrade: Upgrade) -> Accepted:
     """
     if response.status != 101 or response.minor != 1:
         raise BackendError(502, "the backend's answer is no HTTP/1.1 101")
-    if [value.lower() for value in response.all(b"upgrade")] != [b"websocket"]:
+    values = response.values.get
+    upgrades = values(b"upgrade")
+    if upgrades is None or len(upgrades) != 1 or upgrades[0].lower() != b"websocket":
         raise BackendError(502, "the backend's 101 does not upgrade to websocket")
     if b"upgrade" not in response.connection:
         raise BackendError(502, "the backend's 101 lacks Connection: Upgrade")
-    if response.all(b"sec-websocket-accept") != [accept_for(upgrade.key)]:
+    if values(b"sec-websocket-accept") != [accept_for(upgrade.key)]:
         raise BackendError(502, "the backend's 101 has no, or a wrong, Sec-WebSocket-Accept")
     if response.content_length or response.chunked:
         raise BackendError(502, "the backend's 101 announces a body")
-    subprotocols = response.all(b"sec-websocket-protocol")
-    extensions = response.all(b"sec-websocket-extensions")
+    subprotocols = values(b"sec-websocket-protocol")
+    extensions = values(b"sec-websocket-extensions")
     return Accepted(
         _granted_subprotocol(subprotocols, upgrade.subprotocols) if subprotocols else None,
         _granted_deflate(b",".join(extensions), upgrade.extensions) if extensions else False,

@@ -23,6 +23,7 @@ V2_FIXED = 16
 ALPN = 0x01
 AUTHORITY = 0x02
 CRC32C = 0x03
+NOOP = 0x04
 UNIQUE_ID = 0x05
 #: The longest unique id (section 2.2.5).
 MAX_UNIQUE_ID = 128

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, fail, maybeDeferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.defer import Deferred
 
 from wsrouter.config import values
 from wsrouter.config.values import Match, Tunnel
 from wsrouter.errors import RouterError
-from wsrouter.listener import BACKLOG, Listener
+from wsrouter.listener.listener import Listener
+from wsrouter.listener.port import BACKLOG
 from wsrouter.live.registry import Refusal, Registry
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.loop import Relay
@@ -69,7 +68,7 @@ class Scene:
 
     async def close(self) -> None:
         for listener in self.listeners:
-            await maybeDeferred(listener.stop)
+            listener.stop()
         self.relay.stop()
 
 
@@ -127,28 +126,6 @@ def test_an_endpoint_that_cannot_be_bound_is_told_in_one_line(scene, endpoint):
     assert len(told.rpartition(": ")[2]) > 5
 
 
-@pytest.mark.parametrize(
-    ("error", "why"),
-    [
-        (CannotListenError("127.0.0.1", 80, OSError(13, "Permission denied")), "permission denied"),
-        (CannotListenError("127.0.0.1", 80, socket.gaierror(-2, "Name or service not known")), "name or service"),
-        (RuntimeError("something else"), "something else"),
-    ],
-)
-def test_an_endpoint_that_fails_later_is_told_in_few_words_too(scene, monkeypatch, error, why):
-    endpoint = SimpleNamespace(listen=lambda factory: fail(error))
-    monkeypatch.setattr("wsrouter.listener.serverFromString", lambda reactor, text: endpoint)
-    with pytest.raises(RouterError, match=why):
-        scene.bound()
-
-
-def test_an_endpoint_that_takes_its_time_is_refused(scene, monkeypatch):
-    endpoint = SimpleNamespace(listen=lambda factory: Deferred())
-    monkeypatch.setattr("wsrouter.listener.serverFromString", lambda reactor, text: endpoint)
-    with pytest.raises(RouterError, match="cannot be bound at once"):
-        scene.bound()
-
-
 # Living.
 
 
@@ -192,10 +169,10 @@ async def test_many_may_wait_between_binding_and_the_start(scene, closing):
 async def test_a_stop_before_the_start_closes_the_port(scene):
     listener = scene.bound()
     port = listener.port
-    await maybeDeferred(listener.stop)
+    listener.stop()
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0
-    assert listener.stop() is None
+    listener.stop()
 
 
 async def test_a_stop_takes_in_who_waits_already(scene):
@@ -203,55 +180,10 @@ async def test_a_stop_takes_in_who_waits_already(scene):
     listener.start()
     with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
         client.sendall(b"\0hello")
-        await maybeDeferred(listener.stop)
+        listener.stop()
         await scene.until(lambda: scene.tunnelled)
     assert scene.tunnelled == [b"\0hello"]
 
 
-async def test_the_file_of_a_unix_socket_goes_with_the_listener(scene, tmp_path):
-    listener = scene.bound(f"unix:{tmp_path}/r.sock")
-    listener.start()
-    assert os.path.exists(tmp_path / "r.sock")
-    await maybeDeferred(listener.stop)
-    assert not os.listdir(tmp_path)
-
-
-# Verdicts.
-
-
-@pytest.mark.parametrize(
-    ("match", "said", "reason"),
-    [
-        (Match.TLS, b"\0\1\2", "neither TLS nor HTTP, and no tunnel rule for it"),
-        (Match.HTTP, b"GE", "neither TLS nor HTTP, and no tunnel rule for it"),
-    ],
-)
-async def test_who_fits_no_rule_is_closed_and_the_log_says_why(scene, match, said, reason):
-    listener = scene.bound(match=match)
-    listener.start()
-    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
-        client.sendall(said)
-        client.shutdown(socket.SHUT_WR)
-        await scene.until(lambda: scene.refusals)
-    assert [(refusal.stage, refusal.reason) for refusal in scene.refusals] == [("sniff", reason)]
-
-
-async def test_a_few_bytes_and_a_fin_are_opaque(scene):
-    listener = scene.bound()
-    listener.start()
-    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
-        client.sendall(b"GE")
-        client.shutdown(socket.SHUT_WR)
-        await scene.until(lambda: scene.tunnelled)
-    assert scene.tunnelled == [b"GE"]
-
-
-async def test_a_drain_opens_no_new_tunnel(scene):
-    listener = scene.bound()
-    listener.start()
-    listener.site.draining = True
-    with socket.create_connection(("127.0.0.1", listener.port), 5) as client:
-        client.sendall(b"\0hello")
-        await scene.until(lambda: scene.refusals)
-    assert [(refusal.stage, refusal.reason) for refusal in scene.refusals] == [("sniff", "draining")]
-    assert scene.tunnelled == []
+async def test_a_port_may_be_stopped_before_it_is_bound(scene):
+    scene.listener("tcp:0").stop()

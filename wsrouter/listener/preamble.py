@@ -1,0 +1,329 @@
+"""The preamble of a connection: what it must show before anybody serves it.
+
+First comes its PROXY header, where the listener requires one. Then it is known who the client is, and whether he may
+come in. Then its first bytes are read until they tell what they are, and it goes to a tunnel, to TLS or to the front.
+One absolute deadline runs from the accept to that verdict, whatever arrives meanwhile. The bytes that were read for the
+verdict, the prefetch, go on untouched, once.
+
+Who is turned away costs little, for there may be many: a connection that may never come in is closed on the spot. One
+that is over a limit may be a good client in a hurry, so some at a time are listened to for a moment, and hear
+429 if they speak HTTP. The others are closed on the spot as well, which resets those that have sent something.
+"""
+
+from __future__ import annotations
+
+import enum
+from functools import partial
+from typing import Protocol, cast
+
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from wsrouter.config import values
+from wsrouter.config.values import Match
+from wsrouter.errors import HttpError, SniffError
+from wsrouter.layer4.tunnel import Layer4
+from wsrouter.layer7.certificates import CertificateStore
+from wsrouter.layer7.front import Front
+from wsrouter.layer7.site import Site
+from wsrouter.layer7.termination import Termination
+from wsrouter.live.connection import Announced, Connection
+from wsrouter.policy.admission import Admission
+from wsrouter.policy.tunnels import TunnelTable
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.lease import Lease
+from wsrouter.relay.leg import Leg
+from wsrouter.sniff.proxy_protocol import read_header
+from wsrouter.sniff.sniffer import PREFETCH_LIMIT, alert, sniff
+from wsrouter.sniff.verdict import Http, Opaque, Tls, Verdict
+from wsrouter.wire.answer import answer
+
+#: The first byte of a ClientHello's record (RFC 8446 5.1).
+TLS_HANDSHAKE = 0x16
+
+# TLS alerts (RFC 8446 6.2, RFC 6066 3).
+HANDSHAKE_FAILURE = 40
+MISSING_EXTENSION = 109
+UNRECOGNIZED_NAME = 112
+
+#: How many connections over a limit are listened to at a time, for each listener, and how long, in seconds.
+COURTESIES = 64
+COURTESY = 1.0
+
+
+class Door(Protocol):
+    """What a preamble asks of its listener."""
+
+    config: values.Listener
+    store: CertificateStore | None
+    tunnels: TunnelTable
+    layer4: Layer4
+    site: Site
+    admission: Admission
+    courtesies: int
+
+
+class Stage(enum.Enum):
+    """What a preamble waits for."""
+
+    #: The PROXY header.
+    HEADER = "header"
+    #: The first bytes of the client.
+    VERDICT = "verdict"
+    #: The same, but only to say in HTTP that a limit is reached.
+    COURTESY = "courtesy"
+    #: Nothing: the connection went on, or ends.
+    OVER = "over"
+
+
+@implementer(IHalfCloseableProtocol)
+class Preamble(TwistedProtocol):
+    """The protocol on a client's leg until there is a verdict."""
+
+    def __init__(self, door: Door, connection: Connection) -> None:
+        self._door = door
+        self._connection = connection
+        self._stage = Stage.VERDICT
+        self._received: bytes | bytearray = b""
+        self._deadline: Deadline | None = None
+        #: Why the connection is turned away, until the log was told.
+        self._limit: HttpError | None = None
+
+    # What the leg calls.
+
+    def connectionMade(self) -> None:
+        """The connection was accepted: begin, or turn it away at once."""
+        door = self._door
+        if door.config.proxy_protocol:
+            if not door.admission.announces(self._connection.ip):
+                self._turn_away("proxy", "a peer that is not trusted must not send PROXY headers")
+                return
+            self._stage = Stage.HEADER
+        elif door.admission.guarded and not self._enter():
+            return
+        self._wait(door.config.sniff_timeout)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Look at the first bytes until they tell what they are."""
+        if self._received:
+            if isinstance(self._received, bytes):
+                self._received = bytearray(self._received)
+            self._received += data
+        else:
+            self._received = data
+        if self._stage is not Stage.HEADER or self._announced():
+            self._look()
+
+    def readConnectionLost(self) -> None:
+        """A FIN before there was a verdict: a few bytes that could have become HTTP are opaque, then.
+
+        Who said nothing, or left within a ClientHello, has changed its mind.
+        """
+        if self._stage is Stage.HEADER and self._received:
+            self._refuse("the connection ended within its PROXY header")
+        elif self._received and self._received[0] != TLS_HANDSHAKE:
+            self._decide(Opaque())
+        else:
+            self._finish()
+
+    def writeConnectionLost(self) -> None:
+        """The leg never says this."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client left before there was a verdict."""
+        self._leave()
+
+    @property
+    def _leg(self) -> Leg:
+        return cast(Leg, self.transport)
+
+    # Who it is, and whether he may come in.
+
+    def _announced(self) -> bool:
+        """Read the PROXY header; True once the client's own bytes may be looked at, if there are any."""
+        try:
+            found = read_header(self._received)
+        except SniffError as error:
+            self._refuse(error.reason)
+            return False
+        if found is None:
+            return False
+        header, size = found
+        self._received = bytes(self._received[size:])
+        connection = self._connection
+        connection.announced = Announced(connection.ip, header.destination, header.tlvs)
+        if header.source is not None:
+            connection.ip, connection.port = header.source
+        self._stage = Stage.VERDICT
+        if self._door.admission.guarded and not self._enter():
+            return False
+        return bool(self._received)
+
+    def _enter(self) -> bool:
+        """Whether the client may come in; if not, it was turned away, or is listened to out of courtesy."""
+        door, leg = self._door, self._leg
+        admission = door.admission
+        try:
+            key = admission.enter(self._connection.ip, door.site.relay.seconds())
+        except HttpError as error:
+            if error.status != 429 or door.courtesies >= COURTESIES:
+                self._turn_away("accept", error.reason)
+            else:
+                self._be_courteous(error)
+            return False
+        if key is not None:
+            Lease(leg, partial(admission.leave, key))
+        return True
+
+    def _turn_away(self, stage: str, reason: str) -> None:
+        """Close at once."""
+        self._leave()
+        self._tell(stage, reason)
+        self._leg.close()
+
+    def _be_courteous(self, error: HttpError) -> None:
+        """Listen for a moment, to answer HTTP with ``error``."""
+        self._stage = Stage.COURTESY
+        self._limit = error
+        self._door.courtesies += 1
+        # Not a method of this preamble: it would hold itself in a cycle.
+        Lease(self._leg, partial(_end_courtesy, self._door))
+        self._wait(COURTESY)
+        if self._received:
+            self._look()
+
+    def _tell(self, stage: str, reason: str, status: int | None = None) -> None:
+        """Tell of a refusal that comes before anything was looked at."""
+        site, connection = self._door.site, self._connection
+        told = self._door.admission.told(connection.ip, site.relay.seconds())
+        site.refuse(connection, stage, "", status, reason, repeated=told)
+
+    # What it speaks, and where it goes.
+
+    def _look(self) -> None:
+        try:
+            verdict = sniff(self._received)
+        except SniffError as error:
+            self._refuse(error.reason, error.alert)
+            return
+        if verdict is not None:
+            self._decide(verdict)
+        elif len(self._received) > PREFETCH_LIMIT:
+            self._refuse(f"no verdict in {PREFETCH_LIMIT} bytes")
+
+    def _decide(self, verdict: Verdict) -> None:
+        if self._stage is Stage.COURTESY:
+            self._answer(verdict)
+            return
+        self._leave()
+        door, connection = self._door, self._connection
+        leg, tunnels, name = self._leg, door.tunnels, connection.listener
+        prefetch = bytes(self._received)
+        match verdict:
+            case Tls(sni, alpn):
+                connection.sni = sni
+                rule = tunnels.choose(name, Match.TLS, sni, alpn)
+            case Http():
+                rule = tunnels.choose(name, Match.HTTP)
+            case Opaque(silent):
+                rule = tunnels.choose(name, Match.SILENCE if silent else Match.OPAQUE)
+        if rule is not None:
+            self._tunnel(rule, prefetch)
+        elif isinstance(verdict, Tls):
+            self._terminate(leg, prefetch)
+        elif isinstance(verdict, Http):
+            leg.attach(Front(door.site, door.config, door.store, door.admission, connection), prefetch)
+        elif verdict.silent:
+            self._refuse("silence, and no tunnel rule for it")
+        else:
+            self._refuse("neither TLS nor HTTP, and no tunnel rule for it")
+
+    def _tunnel(self, rule: values.Tunnel, prefetch: bytes) -> None:
+        door, connection = self._door, self._connection
+        if not door.tunnels.admits(rule, connection.ip):
+            door.site.refuse(connection, "tunnel", rule.name, None, "this address is not allowed here")
+            self._leg.loseConnection()
+        elif door.site.draining:
+            self._refuse("draining")
+        else:
+            door.layer4.open(self._leg, connection, rule, prefetch)
+
+    def _terminate(self, leg: Leg, prefetch: bytes) -> None:
+        door, connection = self._door, self._connection
+        if door.store is None:
+            self._refuse("TLS, and neither a certificate nor a tunnel rule for it", HANDSHAKE_FAILURE)
+            return
+        choice = door.store.choose(connection.sni)
+        if choice is None:
+            if connection.sni is None:
+                self._refuse("TLS without a server name, and no default certificate", MISSING_EXTENSION)
+            else:
+                self._refuse("no certificate for the server name", UNRECOGNIZED_NAME)
+            return
+        Termination(door.site, door.config, door.store, door.admission, connection, leg, choice).start(prefetch)
+
+    def _answer(self, verdict: Verdict) -> None:
+        """Say in HTTP that a limit is reached; whoever speaks something else is closed."""
+        error, self._limit = self._limit, None
+        assert error is not None
+        if isinstance(verdict, Http):
+            self._tell("accept", error.reason, error.status)
+            self._leg.write(answer(error.status, error.reason, error.headers))
+        else:
+            self._tell("accept", error.reason)
+        self._finish()
+
+    # The end.
+
+    def _late(self) -> None:
+        self._deadline = None
+        seconds = self._door.config.sniff_timeout
+        if self._stage is Stage.COURTESY:
+            self._finish()
+        elif self._stage is Stage.HEADER:
+            self._refuse(f"no whole PROXY header in {seconds:g} s")
+        elif not self._received:
+            self._decide(Opaque(silent=True))
+        else:
+            self._refuse(f"no verdict in {seconds:g} s")
+
+    def _refuse(self, reason: str, description: int | None = None) -> None:
+        """Refuse what was read, with a TLS alert if it was TLS."""
+        if self._stage is Stage.COURTESY:
+            self._finish()
+            return
+        stage = "proxy" if self._stage is Stage.HEADER else "sniff"
+        self._door.site.refuse(self._connection, stage, "", None, reason)
+        if description is not None:
+            self._leg.write(alert(description))
+        self._finish()
+
+    def _finish(self) -> None:
+        """Close in order."""
+        self._leave()
+        self._leg.loseConnection()
+
+    def _leave(self) -> None:
+        """Wait for nothing any more."""
+        self._stage = Stage.OVER
+        self._stop_waiting()
+        error, self._limit = self._limit, None
+        if error is not None:
+            self._tell("accept", error.reason)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._deadline = self._door.site.relay.deadlines.after(seconds, self._late)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _end_courtesy(door: Door) -> None:
+    """A connection that was listened to out of courtesy has ended."""
+    door.courtesies -= 1
