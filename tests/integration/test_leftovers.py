@@ -49,6 +49,7 @@ def test_nothing_of_ended_connections_is_kept(router, connect, backend, authorit
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
         else:
             peer.send(peer.agreement(head))
+            # And then it closes, as servers do: the router waits for that.
             peer.send(frame(8, peer.recv_frame().payload, mask=False))
 
     server = backend(serve)

@@ -12,8 +12,12 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock, deferLater
 
-from wsrouter.config.values import Backend
+from wsrouter.config.values import Backend, Sticky
 from wsrouter.errors import DialError
+from wsrouter.layer7.affinity import Affinity
+from wsrouter.layer7.proxy import KEPT_SECONDS
+from wsrouter.policy.members import Member
+from wsrouter.policy.stickiness import StickyCookie
 from wsrouter.relay.deadlines import Deadlines
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -547,6 +551,121 @@ async def test_a_slow_client_slows_the_backend_down(stage: Any, beside: Any) -> 
     assert len(backend.connections[0].transport.dataBuffer) > 5_000_000
     assert await beside(response.read) == content
     client.close()
+
+
+# What the pool is asked and told.
+
+
+async def test_the_choice_hears_of_the_key_and_of_the_preferred_member_and_a_further_one_of_the_key_alone(
+    stage: Any, raw: Any, refusing: Backend
+) -> None:
+    backend = stage.backend(lambda head: OK)
+    preferred = Member(refusing)
+    handler = stage.proxy(refusing, backend.backend, affinity=Affinity(b"key", preferred))
+    stage.pool.members[0] = preferred
+    assert status_of(await raw(stage.serve(handler).getHost().port, request())) == 200
+    assert stage.pool.asked == [(b"key", preferred), (b"key", None)]
+
+
+async def test_failures_are_told_with_their_reason(stage: Any, raw: Any, refusing: Backend) -> None:
+    backend = stage.backend(lambda head: b"nonsense\r\n\r\n")
+    port = stage.serve(stage.proxy(refusing, backend.backend)).getHost().port
+    assert status_of(await raw(port, request())) == 502
+    assert [what for what, _ in stage.pool.log].count("failed") == 2
+    assert stage.pool.reasons[0].startswith(refusing.label)
+    assert not any(member.live for member in stage.pool.members)
+
+
+async def test_no_further_backend_is_tried_when_retry_time_is_over(stage: Any, raw: Any) -> None:
+    clock = Clock()
+    first, second = stage.backend(lambda head: None), stage.backend(lambda head: OK)
+    handler = stage.proxy(first.backend, second.backend, deadlines=Deadlines(clock), clock=clock, retry_time=5.0)
+    port = stage.serve(handler).getHost().port
+    for seconds, status in ((4.0, 200), (6.0, 502)):
+        answer = raw(port, request())
+        connection, _ = await first.arrived.get()
+        clock.advance(seconds)
+        connection.transport.abortConnection()
+        assert status_of(await answer) == status
+    # The kept connection of the clock's pool ends with its time.
+    clock.advance(KEPT_SECONDS + 1)
+
+
+async def test_the_answer_binds_the_client_to_the_backend_that_gave_it(stage: Any, raw: Any) -> None:
+    backend = stage.backend(lambda head: b"HTTP/1.1 200 OK\r\nSet-Cookie: own=1\r\nContent-Length: 2\r\n\r\nok")
+    member = Member(backend.backend)
+    sticky = StickyCookie(Sticky("wsr"), "app", [member])
+    handler = stage.proxy(backend.backend, affinity=Affinity(sticky=sticky, secure=True))
+    stage.pool.members[0] = member
+    answer = await raw(stage.serve(handler).getHost().port, request())
+    cookies = [line for line in answer.split(b"\r\n") if line.startswith(b"Set-Cookie: ")]
+    assert cookies == [b"Set-Cookie: own=1", b"Set-Cookie: " + sticky.set_cookie(member, True)]
+
+
+async def test_a_connection_that_speaks_for_one_client_is_used_once(stage: Any, raw: Any) -> None:
+    backend = stage.backend(lambda head: OK)
+    handler = stage.proxy(backend.backend, affinity=Affinity(preface=b"PROXY UNKNOWN\r\n"))
+    port = stage.serve(handler).getHost().port
+    for number in (1, 2):
+        assert status_of(await raw(port, request())) == 200
+        assert len(backend.connections) == number
+        await backend.connections[-1].gone
+    assert stage.pool.prefaces == [b"PROXY UNKNOWN\r\n"] * 2
+
+
+async def test_a_kept_connection_is_not_used_under_other_rules_than_it_was_made(stage: Any, raw: Any) -> None:
+    backend = stage.backend(lambda head: OK)
+    port = stage.serve(stage.proxy(backend.backend)).getHost().port
+    for number in (1, 1, 2):
+        if number == 2:
+            stage.pool.epoch = object()
+        assert status_of(await raw(port, request())) == 200
+        assert len(backend.connections) == number
+
+
+async def in_line(stage: Any, count: int) -> None:
+    while len(stage.pool.line) != count:
+        await deferLater(stage.reactor, 0)
+
+
+async def test_a_request_waits_while_all_are_full_and_its_place_is_given_back_once(stage: Any, raw: Any) -> None:
+    backend = stage.backend(lambda head: OK)
+    port = stage.serve(stage.proxy(backend.backend, queue=1, affinity=Affinity(b"key"))).getHost().port
+    stage.pool.full = True
+    answer = raw(port, request())
+    await in_line(stage, 1)
+    [(key, served)] = stage.pool.line
+    (member,) = stage.pool.members
+    stage.pool.take(member)
+    served(member)
+    assert status_of(await answer) == 200
+    assert key == b"key"
+    assert stage.pool.log == [("taken", 0), ("worked", 0), ("given back", 0)]
+
+
+async def test_a_request_that_has_waited_in_vain_gets_503(stage: Any, raw: Any) -> None:
+    backend = stage.backend(lambda head: OK)
+    port = stage.serve(stage.proxy(backend.backend, queue=1)).getHost().port
+    stage.pool.full = True
+    answer = raw(port, request())
+    await in_line(stage, 1)
+    stage.pool.line[0][1](None)
+    got = await answer
+    assert status_of(got) == 503
+    assert b"\r\nRetry-After: 1\r\n" in got
+    assert stage.pool.log == []
+
+
+async def test_a_client_that_vanishes_while_it_waits_leaves_the_line(stage: Any, beside: Any) -> None:
+    backend = stage.backend(lambda head: OK)
+    port = stage.serve(stage.proxy(backend.backend, queue=1)).getHost().port
+    stage.pool.full = True
+    client = await beside(socket.create_connection, ("127.0.0.1", port), 20)
+    await beside(client.sendall, request())
+    await in_line(stage, 1)
+    client.close()
+    await in_line(stage, 0)
+    assert stage.pool.log == []
 
 
 # Servers that others wrote.
