@@ -588,6 +588,7 @@ def test_who_waits_for_a_backend_that_is_found_down_gets_another(start, ask, bac
     assert status_of(client.recv_head()) == 101
     assert silent.recv_all() == b""
     assert silent.was_reset
+    running.until(lambda: running.opened)
     assert running.opened[0].facts.tried == f"{first.address} went down before its answer"
     assert live_counts(running) == [0, 1]
 
