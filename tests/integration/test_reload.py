@@ -609,7 +609,8 @@ def test_a_hundred_reloads_leave_nothing(reloading, backend, open_session, frame
         one.reload(text.format(file=name) + f"\n    [route r{number}]\n    path = /r{number}\n    pool = app\n")
     one.reload(text.format(file="b.pem"))
     after = one.running.call(alive)
-    assert after == before
+    # What an earlier test has left may be collected meanwhile.
+    assert all(after[kind] <= before[kind] for kind in before), (before, after)
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
     assert len(service.site.rules) == 1
     still_echoes(frame, client, peer)

@@ -107,8 +107,9 @@ class CertificateStore:
     @property
     def demands(self) -> dict[str | None, object]:
         """What is demanded of clients, for each name where anything is; None stands for the default."""
-        served: dict[str | None, _Served | None] = {None: self._default, **self._exact}
-        served |= {f"*.{name}": one for name, one in self._wild.items()}
+        served: dict[str | None, _Served | None] = {None: self._default}
+        served.update(self._exact)
+        served.update({f"*.{name}": one for name, one in self._wild.items()})
         return {name: one.demand for name, one in served.items() if one is not None and one.demand is not None}
 
     def choose(self, sni: str | None) -> Choice | None:
