@@ -145,3 +145,16 @@ def test_descriptors_that_run_out_refuse_the_reload(monkeypatch):
     with pytest.raises(ConfigError, match="cannot accept: Too many open files"):
         opened([], [("a", "tcp:1")], log)
     assert log[-1] == "discard tcp:1"
+
+
+def test_a_fault_of_the_router_itself_leaves_no_port_open(monkeypatch):
+    def bind(self: Fake, reactor: object) -> None:
+        self.log.append(f"bind {self.endpoint}")
+        if self.endpoint == "tcp:2":
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Fake, "bind", bind)
+    log: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        opened([], [("a", "tcp:1"), ("b", "tcp:2")], log)
+    assert log == ["bind tcp:1", "start tcp:1", "bind tcp:2", "discard tcp:1"]

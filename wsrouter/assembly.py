@@ -199,16 +199,14 @@ class Assembly:
         site = self.site
         site.routes, site.rules, site.handlers = drawing.routes, drawing.rules, drawing.handlers
         site.log_query, site.drain_path = config.router.log_query, config.router.drain_path
-        names = {listener.name: wanted.name for wanted, listener in ports.taken if listener.name != wanted.name}
         for wanted, listener in ports.taken:
             listener.reconfigure(wanted, drawing.stores[wanted.name], drawing.tunnels)
         for listener in ports.closed:
             # Its rules may name pools that are gone.
             listener.reconfigure(listener.config, listener.store, drawing.tunnels)
             listener.stop()
-        if names:
-            for front in list(site.fronts):
-                front.renamed(names)
+        for front in list(site.fronts):
+            front.reloaded()
         self.listeners[:] = [listener for _, listener in ports.taken]
         self._install_echoes(config, echoes)
         if drawing.demo is not self.demo and self.demo is not None:

@@ -87,6 +87,13 @@ class _Opening:
         self._faults: list[str] = []
 
     def run(self) -> Ports:
+        try:
+            return self._run()
+        except BaseException:
+            self._go_back()
+            raise
+
+    def _run(self) -> Ports:
         bound = [replace(one.config, endpoint=one.endpoint) for one in self._running]
         for config, index in zip(self._wanted, pair(bound, self._wanted), strict=True):
             if index is not None:
@@ -98,7 +105,6 @@ class _Opening:
         for config, error in in_use:
             self._bind_over(config, error)
         if self._faults:
-            self._go_back()
             raise ConfigError(self._faults)
         self._resume(set(self._disturbed) & set(self._placed.values()))
         ports = self._ports

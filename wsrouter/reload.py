@@ -143,7 +143,7 @@ class Reloader:
             ports = open_ports(
                 parts.reactor, parts.listeners, new.listeners, lambda config: parts.make_listener(config, drawing)
             )
-        except ConfigError:
+        except BaseException:
             for echo in echoes.values():
                 echo.retire()
             raise

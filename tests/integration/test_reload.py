@@ -313,6 +313,109 @@ def test_a_renamed_listener_keeps_its_socket_and_its_connections(reloading, conn
     assert b"Location: /other" in answer_to(connect, port, "/")
 
 
+def test_a_client_that_has_not_said_anything_yet_follows_a_renamed_listener(reloading, connect, authority):
+    text = f"""
+        [listener main]
+        endpoint = tcp:{free_port()}:interface=127.0.0.1
+        certificates = app.pem
+        [route all]
+        listener = main
+        redirect = /main
+    """
+    one = reloading(text, {"app.pem": authority.issue("app.test")})
+    plain, shaking = connect(one.port()), connect(one.port())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = authority.client_context().wrap_bio(incoming, outgoing, server_hostname="app.test")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    shaking.send(outgoing.read())
+    incoming.write(shaking.socket.recv(65536))
+    one.reload(text.replace("main", "other"))
+    plain.send(ASK)
+    assert b"Location: /other" in plain.recv_head()
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            incoming.write(shaking.socket.recv(65536))
+    tls.write(ASK)
+    shaking.send(outgoing.read())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        incoming.write(shaking.socket.recv(65536))
+        try:
+            answer += tls.read(4096)
+        except ssl.SSLWantReadError:
+            continue
+    assert b"Location: /other" in answer
+
+
+ASK = b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n"
+
+GUARDED = """
+    [listener main]
+    endpoint = tcp:0:interface=127.0.0.1
+    certificates = app.pem
+    [certificate app]
+    file = app.pem
+    [route all]
+    redirect = /x
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("certificates = app.pem", "certificates = app.pem\n    deny = 127.0.0.1"),
+        ("certificates = app.pem", "certificates = app.pem\n    allow = 10.0.0.0/8"),
+        ("file = app.pem", "file = app.pem\n    client_ca = ca.pem\n    client_auth = required"),
+        ("tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.2"),
+    ],
+    ids=["deny", "allow", "client_ca", "gone"],
+)
+def test_an_open_connection_is_no_way_around_what_is_demanded_now(reloading, connect, authority, change):
+    one = reloading(GUARDED, {"app.pem": authority.issue("app.test"), "ca.pem": authority.pem})
+    idle, busy = [connect(one.port(), tls=authority.client_context(), name="app.test") for _ in range(2)]
+    for client in (idle, busy):
+        client.send(ASK)
+        assert b" 302 " in client.recv_head()
+        client.recv_until(b"\n")
+    # A request of which a part is there is still answered, as the last one.
+    busy.send(ASK[:20])
+    fronts = one.running.service.site.fronts
+    one.running.until(lambda: sum(bool(front._received) for front in fronts) == 1)
+    assert "reloaded" in one.reload(GUARDED.replace(*change))
+    assert idle.recv_all() == b""
+    busy.send(ASK[20:])
+    assert b"Connection: close" in busy.recv_all()
+
+
+def test_another_certificate_authority_behind_the_same_name_counts_as_another_demand(reloading, connect, authority):
+    text = GUARDED.replace("file = app.pem", "file = app.pem\n    client_ca = ca.pem\n    client_auth = required")
+    one = reloading(text, {"app.pem": authority.issue("app.test"), "ca.pem": authority.pem})
+    client = connect(one.port(), tls=authority.client_context(certificate="me.test"), name="app.test")
+    client.send(ASK)
+    assert b" 302 " in client.recv_head()
+    client.recv_until(b"\n")
+    (one.file.parent / "ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    assert "1 file changed" in one.reload()
+    assert client.recv_all() == b""
+
+
+def test_an_open_connection_goes_on_where_the_demands_stay(reloading, connect, authority):
+    one = reloading(GUARDED, {"app.pem": authority.issue("app.test")})
+    client = connect(one.port(), tls=authority.client_context(), name="app.test")
+    for location in (b"/x", b"/y"):
+        client.send(ASK)
+        assert b"Location: " + location in client.recv_head()
+        client.recv_until(b"\n")
+        # Another certificate is for new connections, other limits too.
+        renewed = trustme.CA().issue_cert("app.test").private_key_and_cert_chain_pem
+        (one.file.parent / "app.pem").write_bytes(renewed.bytes())
+        one.reload(GUARDED.replace("/x", "/y").replace("certificates =", "head_timeout = 9s\n    certificates ="))
+
+
 def test_two_listeners_may_change_places(reloading, connect):
     text = """
         [listener a]
@@ -506,7 +609,8 @@ def test_a_hundred_reloads_leave_nothing(reloading, backend, open_session, frame
         one.reload(text.format(file=name) + f"\n    [route r{number}]\n    path = /r{number}\n    pool = app\n")
     one.reload(text.format(file="b.pem"))
     after = one.running.call(alive)
-    assert after == before
+    # What an earlier test has left may be collected meanwhile.
+    assert all(after[kind] <= before[kind] for kind in before), (before, after)
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
     assert len(service.site.rules) == 1
     still_echoes(frame, client, peer)

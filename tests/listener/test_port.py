@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import gc
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -144,3 +147,49 @@ def test_a_file_that_went_away_meanwhile_is_no_obstacle(bound, tmp_path, monkeyp
     monkeypatch.setattr(os, "lstat", gone)
     bound(f"unix:{tmp_path}/r.sock")
     assert connects(tmp_path / "r.sock")
+
+
+@pytest.fixture
+def exhausted() -> Iterator:
+    """``with exhausted(left):`` a process that may open so many descriptors more."""
+
+    @contextlib.contextmanager
+    def limit(left: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+        fillers = []
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    fillers.append(os.open("/dev/null", os.O_RDONLY))
+            for _ in range(left):
+                os.close(fillers.pop())
+            yield
+        finally:
+            for fd in fillers:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return limit
+
+
+@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.parametrize("endpoint", ["tcp:0:interface=127.0.0.1", "unix:{}/r.sock"])
+def test_descriptors_that_are_used_up_are_told_and_nothing_stays_open(reactor, tmp_path, exhausted, endpoint, left):
+    before = len(os.listdir("/proc/self/fd"))
+    with exhausted(left), pytest.raises(RouterError, match="too many open files"):
+        bind(reactor, endpoint.format(tmp_path))
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_that_somebody_keeps_locked_holds_nobody_up(bound, tmp_path):
+    # Whoever may read a folder may lock it.
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(RouterError, match="its folder is locked by another process"):
+            bound(f"unix:{tmp_path}/r.sock")
+    finally:
+        os.close(folder)
+    bound(f"unix:{tmp_path}/r.sock")

@@ -57,6 +57,8 @@ class Scene:
         relay = SimpleNamespace(deadlines=Deadlines(self.clock), seconds=self.clock.seconds)
         config = values.Listener("main", "tcp:0", **options)
         self.door: Any = SimpleNamespace(
+            name="main",
+            epoch=None,
             config=config,
             store=None,
             tunnels=TunnelTable([Tunnel("all", "app", match, deny=(ip_network("192.0.2.66"),))]),

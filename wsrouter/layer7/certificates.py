@@ -53,9 +53,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """Who must have signed a client's certificate, and whether there must be one."""
+    """Who must have signed a client's certificate (PEM), and whether there must be one."""
 
-    authorities: Path
+    authorities: str
     auth: ClientAuth
 
 
@@ -103,6 +103,14 @@ class CertificateStore:
         if build.faults:
             raise ConfigError(list(dict.fromkeys(build.faults)))
         return cls(served, default, tuple(build.warnings))
+
+    @property
+    def demands(self) -> dict[str | None, object]:
+        """What is demanded of clients, for each name where anything is; None stands for the default."""
+        served: dict[str | None, _Served | None] = {None: self._default}
+        served.update(self._exact)
+        served.update({f"*.{name}": one for name, one in self._wild.items()})
+        return {name: one.demand for name, one in served.items() if one is not None and one.demand is not None}
 
     def choose(self, sni: str | None) -> Choice | None:
         """The choice for a ClientHello with this server name (lower case, no final dot), None for a hello without one.
@@ -173,12 +181,7 @@ class _Held:
 
     chain: Chain
     section: Certificate | None
-
-    @property
-    def demand(self) -> _Demand | None:
-        if self.section is None or self.section.client_ca is None:
-            return None
-        return _Demand(self.section.client_ca, self.section.client_auth or ClientAuth.REQUIRED)
+    demand: _Demand | None
 
 
 _Group = tuple[tuple[_Held, ...], _Demand | None]
@@ -193,7 +196,6 @@ class _Build:
         self._listener = listener
         self._now = now
         self._held: dict[str, _Held | None] = {}
-        self._authorities: dict[Path, str] = {}
         self._made: dict[_Group, _Served] = {}
 
     def add(self, path: Path, where: str, section: Certificate | None = None) -> None:
@@ -204,22 +206,24 @@ class _Build:
                 self.faults.append(f"{where}: {path}: another section has this file already")
             return
         self._held[real] = None
+        demand = None
         if section is not None and section.client_ca is not None:
-            self._read_authorities(section.client_ca, f"[certificate {section.name}] client_ca")
+            authorities = self._read_authorities(section.client_ca, f"[certificate {section.name}] client_ca")
+            demand = _Demand(authorities, section.client_auth or ClientAuth.REQUIRED)
         try:
             chain = read_chain(path)
         except BadValue as error:
             self.faults.append(f"{where}: {error}")
             return
-        self._held[real] = _Held(chain, section)
+        self._held[real] = _Held(chain, section, demand)
         self._warn_of(chain, where)
 
-    def _read_authorities(self, path: Path, where: str) -> None:
+    def _read_authorities(self, path: Path, where: str) -> str:
         try:
-            self._authorities[path] = read_authorities(path)
+            return read_authorities(path)
         except BadValue as error:
-            self._authorities[path] = ""
             self.faults.append(f"{where}: {error}")
+            return ""
 
     def choices(self) -> tuple[dict[str, _Served], _Served | None]:
         """The choice for each name, and for no name."""
@@ -292,7 +296,6 @@ class _Build:
                 self.faults.append(str(error))
         if demand is not None:
             context.verify_mode = _VERIFY[demand.auth]
-            authorities = self._authorities[demand.authorities]
-            if authorities:
-                context.load_verify_locations(cadata=authorities)
+            if demand.authorities:
+                context.load_verify_locations(cadata=demand.authorities)
         return context

@@ -12,7 +12,6 @@ be a request.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import cast
 
 from twisted.internet.interfaces import IPushProducer
@@ -20,7 +19,6 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wsrouter.config import values
 from wsrouter.config.values import Accept, Plain
 from wsrouter.errors import BackendError, HttpError
 from wsrouter.layer7.certificates import CertificateStore
@@ -28,9 +26,8 @@ from wsrouter.layer7.checks import check_client, check_opening, check_scheme
 from wsrouter.layer7.exchange import Exchange
 from wsrouter.layer7.opening import Opening
 from wsrouter.layer7.record import Record
-from wsrouter.layer7.site import Request, Site
+from wsrouter.layer7.site import Door, Request
 from wsrouter.live.connection import Connection
-from wsrouter.policy.admission import Admission
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import host_name
 from wsrouter.relay.deadlines import Deadline
@@ -79,21 +76,19 @@ class _Unread:
 
 
 class Front(Protocol):
-    """The protocol on a client's leg while the connection is at HTTP."""
+    """The protocol on a client's leg while the connection is at HTTP.
 
-    def __init__(
-        self,
-        site: Site,
-        listener: values.Listener,
-        store: CertificateStore | None,
-        admission: Admission,
-        connection: Connection,
-    ) -> None:
-        self._site = site
-        self._listener = listener
+    ``store`` is what its certificate was chosen from; a reload may have given ``door`` another one meanwhile.
+    """
+
+    def __init__(self, door: Door, store: CertificateStore | None, connection: Connection) -> None:
+        self._door = door
+        self._site = site = door.site
+        #: Time limits stay what they were.
+        self._listener = door.config
         self._store = store
-        self._admission = admission
         self._connection = connection
+        connection.listener = door.name
         self._stage = Stage.HEAD
         self._received: bytes | bytearray = b""
         self._searched = 0
@@ -180,7 +175,7 @@ class Front(Protocol):
     def _serve(self, raw: bytes, rest: bytes) -> None:
         record, site, connection = self._record, self._site, self._connection
         record.head = head = parse_request(raw)
-        trusted = self._admission.trusted
+        trusted = self._door.admission.trusted
         record.behind = behind = said_behind(head, connection.ip, trusted) if trusted else None
         record.target = target = parse_target(head.target, head.method)
         if target.path == site.drain_path and (connection.secure or self._listener.plain is not Plain.NO):
@@ -219,7 +214,7 @@ class Front(Protocol):
     # Upgrades.
 
     def _open(self, request: Request, upgrade: Upgrade, rest: bytes) -> None:
-        check_opening(self._site, self._admission, request)
+        check_opening(self._site, self._door.admission, request)
         self._stage = Stage.OPENING
         self._received = bytearray(rest)
         self._opening = Opening(self._site, self, self._leg, request, upgrade)
@@ -270,14 +265,14 @@ class Front(Protocol):
             body_timeout=self._listener.body_timeout,
             done=self._answered,
         )
-        exchange.last = self._site.draining
+        exchange.last = self._is_last
         exchange.start(rest)
 
     def _answered(self, keep_alive: bool) -> None:
         exchange, self._exchange = self._exchange, None
         assert exchange is not None
         self._log_exchange(exchange)
-        if not keep_alive or self._site.draining:
+        if not keep_alive or self._is_last:
             self._leave()
             self._leg.loseConnection()
             return
@@ -346,10 +341,19 @@ class Front(Protocol):
         if self._opening is not None:
             self._opening.backend_gone(member)
 
-    def renamed(self, names: Mapping[str, str]) -> None:
-        """The listener may have another name now; routes are chosen by it."""
-        connection = self._connection
-        connection.listener = names.get(connection.listener, connection.listener)
+    @property
+    def _is_last(self) -> bool:
+        """Whether there is no next request: the router drains, or who comes in now has to show something else."""
+        return self._site.draining or self._connection.epoch is not self._door.epoch
+
+    def reloaded(self) -> None:
+        """Routes are chosen by the listener's name, which may be another now. A connection may be outdated as well.
+
+        One that has not asked for anything yet does so once: it was let in.
+        """
+        self._connection.listener = self._door.name
+        if self._is_last and self._record.head is not None:
+            self.drain()
 
     def drain(self) -> None:
         """Stop waiting for another request; one that is being answered is the last."""

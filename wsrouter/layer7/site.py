@@ -9,10 +9,12 @@ from typing import NamedTuple, Protocol
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
+from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.request import Handler
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Refusal, Registry
+from wsrouter.policy.admission import Admission
 from wsrouter.policy.forwarded import Effective, Scheme
 from wsrouter.policy.members import Member
 from wsrouter.policy.networks import UNIX
@@ -118,8 +120,8 @@ class Drainable(Protocol):
     def backend_gone(self, member: Member) -> None:
         """A backend is known to be down: who waits for it may ask another."""
 
-    def renamed(self, names: Mapping[str, str]) -> None:
-        """Listeners have other names now: ``names`` leads from old to new."""
+    def reloaded(self) -> None:
+        """Its listener may have another name now, demand something else, or be gone."""
 
 
 @dataclass(slots=True)
@@ -176,3 +178,15 @@ class Site:
     def path_for_log(self, target: Target) -> str:
         """A request's path, with its query only where the operator wants it (queries carry tokens)."""
         return target.forward(target.path).decode("latin-1") if self.log_query else target.path
+
+
+class Door(Protocol):
+    """What layer 7 asks of the listener that a connection came in by. A reload changes all of it but ``site``."""
+
+    name: str
+    config: values.Listener
+    store: CertificateStore | None
+    site: Site
+    admission: Admission
+    #: Another object whenever it demands something else of clients; see ``Connection.epoch``.
+    epoch: object

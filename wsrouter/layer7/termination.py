@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from wsrouter.config import values
 from wsrouter.layer7.certificates import CertificateStore, Choice, client_subject
 from wsrouter.layer7.front import Front
-from wsrouter.layer7.site import Site
+from wsrouter.layer7.site import Door
 from wsrouter.live.connection import Connection
-from wsrouter.policy.admission import Admission
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.tls import TlsLeg
@@ -19,28 +17,26 @@ class Termination:
     ``leg`` is the plain leg that the ClientHello was read from; its socket goes on as a leg with TLS.
     """
 
-    __slots__ = ("_admission", "_choice", "_connection", "_deadline", "_leg", "_listener", "_site", "_store")
+    __slots__ = ("_choice", "_connection", "_deadline", "_door", "_leg", "_store", "_timeout")
 
     def __init__(
         self,
-        site: Site,
-        listener: values.Listener,
+        door: Door,
         store: CertificateStore,
-        admission: Admission,
         connection: Connection,
         leg: Leg,
         choice: Choice,
     ) -> None:
-        self._site = site
-        self._listener = listener
+        self._door = door
         self._store = store
-        self._admission = admission
         self._connection = connection
         self._choice = choice
         home, leg.home = leg.home, None
-        self._leg = TlsLeg(site.relay, leg.release(), leg.peername, choice.context, server_side=True)
+        relay = door.site.relay
+        self._leg = TlsLeg(relay, leg.release(), leg.peername, choice.context, server_side=True)
         self._leg.home = home
-        self._deadline: Deadline | None = site.relay.deadlines.after(listener.tls_timeout, self._late)
+        self._timeout = door.config.tls_timeout
+        self._deadline: Deadline | None = relay.deadlines.after(self._timeout, self._late)
 
     def start(self, prefetch: bytes) -> None:
         """Do the handshake; ``prefetch`` holds the ClientHello."""
@@ -52,7 +48,7 @@ class Termination:
         connection.secure = True
         if self._choice.client_auth:
             connection.client_subject = client_subject(self._leg.tls)
-        front = Front(self._site, self._listener, self._store, self._admission, connection)
+        front = Front(self._door, self._store, connection)
         self._leg.attach(front)
         front.await_head()
 
@@ -62,11 +58,11 @@ class Termination:
 
     def _late(self) -> None:
         self._deadline = None
-        self._refuse(f"no handshake in {self._listener.tls_timeout:g} s")
+        self._refuse(f"no handshake in {self._timeout:g} s")
         self._leg.abortConnection()
 
     def _refuse(self, reason: str) -> None:
-        self._site.refuse(self._connection, "tls", self._choice.name, None, reason)
+        self._door.site.refuse(self._connection, "tls", self._choice.name, None, reason)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

@@ -45,6 +45,8 @@ class Listener:
         self.relay = site.relay
         #: Its lists, limits and what they have counted; a reload changes it in place.
         self.admission = Admission(config)
+        #: Another object whenever who comes in has to show something else: older connections end with their request.
+        self.epoch = object()
         #: Connections over a limit that are still given a chance to hear of it.
         self.courtesies = 0
         self._port: Port | None = None
@@ -113,6 +115,8 @@ class Listener:
 
     def reconfigure(self, config: values.Listener, store: CertificateStore | None, tunnels: TunnelTable) -> None:
         """Take over a reload, in place: connections that are accepted, or get their verdict, from now on follow it."""
+        if _demands(self.config, self.store) != _demands(config, store):
+            self.epoch = object()
         self.config = config
         self.name = config.name
         self.store = store
@@ -134,7 +138,8 @@ class Listener:
         self._port.resume()
 
     def stop(self) -> None:
-        """Accept no more and close the port; live connections go on."""
+        """Accept no more and close the port; live sessions and tunnels go on, and so does what is being asked for."""
+        self.epoch = object()
         if self._acceptor is not None:
             # Whoever waits in the kernel's queue has been connected already; closing the port would reset them.
             self._acceptor.accept_waiting()
@@ -149,5 +154,11 @@ class Listener:
             port.close()
 
     def _accepted(self, leg: Leg) -> None:
-        connection = connection_of(leg, self.site.registry.number(), self.name)
+        connection = connection_of(leg, self.site.registry.number(), self.name, self.epoch)
         leg.attach(Preamble(self, connection))
+
+
+def _demands(config: values.Listener, store: CertificateStore | None) -> tuple[object, ...]:
+    """What a client has to be, or to show, when it connects, and is not asked for again."""
+    certificates = {} if store is None else store.demands
+    return config.allow, config.deny, config.plain, config.proxy_protocol, config.tls_min, certificates

@@ -16,6 +16,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -31,6 +32,9 @@ from wsrouter.errors import ListenError
 
 #: Connections that the kernel keeps until they are accepted; it cuts this to net.core.somaxconn.
 BACKLOG = 4096
+#: How often the lock on a folder is asked for, and the pause after each, in seconds: binding takes less than one.
+LOCK_TRIES = 20
+LOCK_PAUSE = 0.01
 
 
 class Port:
@@ -166,9 +170,12 @@ def _bound_by_twisted(reactor: IReactorFDSet, endpoint: str) -> socket.socket:
         raise _error(port.value) from None
     reactor.removeReader(cast(IReadDescriptor, port))
     bound = cast(Any, port).socket
-    sock = socket.socket(fileno=os.dup(bound.fileno()))
-    bound.close()
-    return sock
+    try:
+        return socket.socket(fileno=os.dup(bound.fileno()))
+    except OSError as error:
+        raise _error(error) from None
+    finally:
+        bound.close()
 
 
 def _bind_unix(unix: UnixSocket) -> Port:
@@ -176,23 +183,34 @@ def _bind_unix(unix: UnixSocket) -> Port:
         folder = os.open(os.path.dirname(unix.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise _error(error) from None
-    sock = socket.socket(socket.AF_UNIX)
+    sock = None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        sock = socket.socket(socket.AF_UNIX)
+        _lock(folder)
         _remove_stale(unix.path)
         sock.bind(unix.path)
         # Nobody can connect before it listens, so nobody comes in by the mode that the umask gave.
         os.chmod(unix.path, unix.mode)
         sock.listen(unix.backlog or BACKLOG)
         return Port(sock, unix.path)
-    except OSError as error:
-        sock.close()
-        raise _error(error) from None
-    except ListenError:
-        sock.close()
-        raise
+    except (OSError, ListenError) as error:
+        if sock is not None:
+            sock.close()
+        raise error if isinstance(error, ListenError) else _error(error) from None
     finally:
         os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    """Lock a folder, or raise ListenError soon: a reload waits on the loop, and whoever may read it may lock it."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE)
+        else:
+            return
+    raise ListenError("its folder is locked by another process")
 
 
 def _remove_stale(path: str) -> None:

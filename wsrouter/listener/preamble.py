@@ -26,12 +26,10 @@ from wsrouter.config import values
 from wsrouter.config.values import Match
 from wsrouter.errors import HttpError, SniffError
 from wsrouter.layer4.tunnel import Layer4
-from wsrouter.layer7.certificates import CertificateStore
 from wsrouter.layer7.front import Front
-from wsrouter.layer7.site import Site
+from wsrouter.layer7.site import Door as HttpDoor
 from wsrouter.layer7.termination import Termination
 from wsrouter.live.connection import Announced, Connection
-from wsrouter.policy.admission import Admission
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.lease import Lease
@@ -54,15 +52,11 @@ COURTESIES = 64
 COURTESY = 1.0
 
 
-class Door(Protocol):
+class Door(HttpDoor, Protocol):
     """What a preamble asks of its listener."""
 
-    config: values.Listener
-    store: CertificateStore | None
     tunnels: TunnelTable
     layer4: Layer4
-    site: Site
-    admission: Admission
     courtesies: int
 
 
@@ -220,7 +214,8 @@ class Preamble(TwistedProtocol):
             return
         self._leave()
         door, connection = self._door, self._connection
-        leg, tunnels, name = self._leg, door.tunnels, connection.listener
+        leg, tunnels, name = self._leg, door.tunnels, door.name
+        connection.listener = name  # a reload may have changed it meanwhile
         prefetch = bytes(self._received)
         match verdict:
             case Tls(sni, alpn):
@@ -235,7 +230,7 @@ class Preamble(TwistedProtocol):
         elif isinstance(verdict, Tls):
             self._terminate(leg, prefetch)
         elif isinstance(verdict, Http):
-            leg.attach(Front(door.site, door.config, door.store, door.admission, connection), prefetch)
+            leg.attach(Front(door, door.store, connection), prefetch)
         elif verdict.silent:
             self._refuse("silence, and no tunnel rule for it")
         else:
@@ -263,7 +258,7 @@ class Preamble(TwistedProtocol):
             else:
                 self._refuse("no certificate for the server name", UNRECOGNIZED_NAME)
             return
-        Termination(door.site, door.config, door.store, door.admission, connection, leg, choice).start(prefetch)
+        Termination(door, door.store, connection, leg, choice).start(prefetch)
 
     def _answer(self, verdict: Verdict) -> None:
         """Say in HTTP that a limit is reached; whoever speaks something else is closed."""

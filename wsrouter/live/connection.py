@@ -38,6 +38,8 @@ class Connection:
     port: int
     #: The listener's name.
     listener: str
+    #: What that listener demanded when the connection came in; see ``Listener.epoch``.
+    epoch: object = None
     #: The server name of the ClientHello, normalised; None without TLS or without one.
     sni: str | None = None
     #: TLS was ended at the router.
@@ -74,11 +76,11 @@ class Connection:
         return proxy_preface(form, source, destination, tlvs)
 
 
-def connection_of(leg: Leg, number: int, listener: str) -> Connection:
+def connection_of(leg: Leg, number: int, listener: str, epoch: object = None) -> Connection:
     """The connection behind a leg that was just accepted."""
     peername = leg.peername
     if not isinstance(peername, tuple):
-        return Connection(number, UNIX, 0, listener)
+        return Connection(number, UNIX, 0, listener, epoch)
     ip, port = peername[:2]
     # A dual-stack socket reports IPv4 clients as mapped addresses (RFC 4291 2.5.5.2).
-    return Connection(number, ip.removeprefix("::ffff:") if "." in ip else ip, port, listener)
+    return Connection(number, ip.removeprefix("::ffff:") if "." in ip else ip, port, listener, epoch)
