@@ -588,6 +588,7 @@ def test_who_waits_for_a_backend_that_is_found_down_gets_another(start, ask, bac
     assert status_of(client.recv_head()) == 101
     assert silent.recv_all() == b""
     assert silent.was_reset
+    running.until(lambda: running.opened)
     assert running.opened[0].facts.tried == f"{first.address} went down before its answer"
     assert live_counts(running) == [0, 1]
 
@@ -603,6 +604,31 @@ def test_who_may_try_no_other_backend_waits_for_one_that_is_found_down(start, as
     peer.send(switch())
     assert status_of(client.recv_head()) == 101
     assert live_counts(running) == [1, 0]
+
+
+@pytest.mark.parametrize("other", ["none", "down", "full", "weight"])
+def test_who_would_find_no_other_backend_waits_for_one_that_is_found_down(start, ask, backend, other) -> None:
+    first, second = backend(), backend()
+    servers = {
+        "none": [first],
+        "down": [first, second],
+        "full": [first, f"{second.address} max_sessions=1"],
+        "weight": [first, f"{second.address} weight=0"],
+    }[other]
+    running = start(*servers, pool="balance = first")
+    pool = running.service.pools["app"]
+    down, *others = pool.members
+    client = ask(running)
+    peer = first.accept()
+    peer.recv_head()
+    if other == "down":
+        running.call(lambda: pool.table.by_hand(others[0], running.reactor.seconds(), Hand.DOWN))
+    elif other == "full":
+        running.call(pool.take, others[0])
+    running.call(lambda: pool.table.by_hand(down, running.reactor.seconds(), Hand.DOWN))
+    peer.send(switch())
+    assert status_of(client.recv_head()) == 101
+    assert down.live == 1
 
 
 def test_no_more_backends_are_tried_than_the_pool_allows(start, ask, backend) -> None:
