@@ -606,6 +606,31 @@ def test_who_may_try_no_other_backend_waits_for_one_that_is_found_down(start, as
     assert live_counts(running) == [1, 0]
 
 
+@pytest.mark.parametrize("other", ["none", "down", "full", "weight"])
+def test_who_would_find_no_other_backend_waits_for_one_that_is_found_down(start, ask, backend, other) -> None:
+    first, second = backend(), backend()
+    servers = {
+        "none": [first],
+        "down": [first, second],
+        "full": [first, f"{second.address} max_sessions=1"],
+        "weight": [first, f"{second.address} weight=0"],
+    }[other]
+    running = start(*servers, pool="balance = first")
+    pool = running.service.pools["app"]
+    down, *others = pool.members
+    client = ask(running)
+    peer = first.accept()
+    peer.recv_head()
+    if other == "down":
+        running.call(lambda: pool.table.by_hand(others[0], running.reactor.seconds(), Hand.DOWN))
+    elif other == "full":
+        running.call(pool.take, others[0])
+    running.call(lambda: pool.table.by_hand(down, running.reactor.seconds(), Hand.DOWN))
+    peer.send(switch())
+    assert status_of(client.recv_head()) == 101
+    assert down.live == 1
+
+
 def test_no_more_backends_are_tried_than_the_pool_allows(start, ask, backend) -> None:
     servers = [backend() for _ in range(4)]
     running = start(*servers, pool="retries = 1")

@@ -221,6 +221,53 @@ def test_an_opening_under_way_is_answered_though_its_route_is_gone(reloading, ba
     still_echoes(frame, client, peer)
 
 
+STICKY = """
+    [listener main]
+    endpoint = tcp:0:interface=127.0.0.1
+    [route app]
+    path = /app
+    pool = app
+    accept = both
+    [pool app]
+    sticky = cookie wsr
+    balance = first
+    backends = {addresses}
+"""
+
+
+def test_an_opening_that_ends_at_a_backend_which_a_reload_has_added_is_bound_to_it(reloading, backend, connect):
+    first, second = backend(), backend()
+    one = reloading(STICKY.format(addresses=first.address))
+    client = connect(one.port())
+    client.request("/app")
+    leaves = first.accept()
+    leaves.recv_head()
+    one.reload(STICKY.format(addresses=f"{first.address}, {second.address}"))
+    leaves.close()
+    peer = second.accept()
+    peer.answer()
+    assert b"\r\nSet-Cookie: wsr=" in client.recv_head()
+    assert [member.live for member in one.running.service.pools["app"].members] == [0, 1]
+
+
+def test_a_plain_request_that_ends_at_a_backend_which_a_reload_has_added_is_bound_to_it(reloading, backend, connect):
+    first, second = backend(), backend()
+    one = reloading(STICKY.format(addresses=first.address))
+    client = connect(one.port())
+    client.send(b"GET /app HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    leaves = first.accept()
+    leaves.recv_head()
+    one.reload(STICKY.format(addresses=f"{first.address}, {second.address}"))
+    leaves.close()
+    peer = second.accept()
+    peer.recv_head()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    answer = client.recv_all()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nSet-Cookie: wsr=" in answer
+    one.running.until(lambda: not one.running.in_use("app"))
+
+
 def test_a_tunnel_whose_rule_and_pool_are_gone_goes_on_and_ends_in_order(reloading, backend, connect):
     server = backend()
     text = """

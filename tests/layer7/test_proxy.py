@@ -468,6 +468,31 @@ async def test_a_stopped_proxy_keeps_no_connection(stage: Any, raw: Any) -> None
     await connection.gone
 
 
+async def test_a_reload_ends_the_kept_connections_and_leaves_nothing_of_them(stage: Any, raw: Any) -> None:
+    backend = stage.backend(lambda head: OK)
+    port = stage.serve(stage.proxy(backend.backend)).getHost().port
+    for _ in range(3):
+        await raw(port, request())
+        stage.pool.epoch = object()
+    await raw(port, request())
+    assert len(backend.connections) == 4
+    for connection in backend.connections[:3]:
+        await connection.gone
+    assert not backend.connections[3].gone.called
+    assert len(stage.proxies[0]._connections._connections) == 1
+
+
+async def test_a_connection_that_was_in_use_at_a_reload_is_not_kept(stage: Any, raw: Any) -> None:
+    backend = stage.backend(lambda head: None)
+    port = stage.serve(stage.proxy(backend.backend)).getHost().port
+    answer = raw(port, request())
+    connection, _ = await backend.arrived.get()
+    stage.pool.epoch = object()
+    connection.transport.write(OK)
+    assert status_of(await answer) == 200
+    await connection.gone
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 900000\r\n", b"Transfer-Encoding: chunked\r\n"])
 async def test_an_answer_before_the_end_of_the_body_reaches_the_client(stage: Any, raw: Any, framing: bytes) -> None:
     backend = stage.backend(lambda head: b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")

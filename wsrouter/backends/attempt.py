@@ -94,11 +94,10 @@ class Attempt:
 
     @property
     def is_spent(self) -> bool:
-        """Whether ``retry`` would give up."""
+        """Whether ``retry`` would give up on the backend that was reached."""
         if len(self.tried) >= self.pool.config.retries or self._time_left() <= 0:
             return True
-        used = {self.member, *(member for member, _ in self.tried)}
-        return not any(member.takes and member.weight > 0 and member not in used for member in self.pool.members)
+        return not self.pool.could_pick([self.member, *[member for member, _ in self.tried]])
 
     def cancel(self) -> None:
         """The client is gone: wait no more, stop dialling."""

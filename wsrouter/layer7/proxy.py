@@ -94,6 +94,7 @@ class HttpProxy:
         self._pool = pool
         self._deadlines = deadlines
         self._stopped = False
+        self._epoch = pool.epoch
         self._connections = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
         self._connections.maxPersistentPerHost = KEPT_CONNECTIONS
         self._connections.cachedConnectionTimeout = KEPT_SECONDS  # type: ignore[assignment]
@@ -181,13 +182,21 @@ class HttpProxy:
                 # It speaks for this client: the connection is nobody else's.
                 response = await use.ask(await self._connect(member, object(), preface), lambda: False)
             else:
-                connection = await self._connect(member, (member, self._pool.epoch))
-                response = await use.ask(connection, lambda: not self._stopped)
+                epoch = self._present_epoch()
+                connection = await self._connect(member, member)
+                response = await use.ask(connection, lambda: not self._stopped and epoch is self._pool.epoch)
         except _Stale:
             # Other kept ones may be no better: a key of its own gets a new connection, which is not kept.
             response = await use.ask(await self._connect(member, object(), preface), lambda: False)
         self._pool.worked(member)
         await use.deliver(response, affinity.cookie(member))
+
+    def _present_epoch(self) -> object:
+        """The pool's epoch; connections that were kept in another one are closed."""
+        if self._epoch is not self._pool.epoch:
+            self._epoch = self._pool.epoch
+            self._connections.closeCachedConnections()  # type: ignore[no-untyped-call]
+        return self._epoch
 
     async def _connect(self, member: Member, key: object, preface: bytes = b"") -> HTTP11ClientProtocol:
         endpoint = UpstreamEndpoint(self._pool.endpoint(member, preface))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
 
 from wsrouter.config.values import SameSite, Sticky
@@ -27,13 +28,14 @@ class StickyCookie:
     takes another session is for the caller to ask.
     """
 
-    __slots__ = ("_ends", "_ids", "_members", "_name", "ages")
+    __slots__ = ("_ends", "_id_of", "_ids", "_members", "_name", "ages")
 
     def __init__(self, sticky: Sticky, pool_name: str, members: Sequence[Member]) -> None:
         self._name = sticky.cookie.encode()
         #: Whether browsers forget the cookie after a time.
         self.ages = sticky.max_age is not None
-        self._ids = {member: _id(sticky.secret, pool_name, member.backend.label) for member in members}
+        self._id_of = partial(_id, sticky.secret, pool_name)
+        self._ids = {member: self._id_of(member.label) for member in members}
         self._members = {text: member for member, text in self._ids.items()}
         #: What follows the id, on connections without TLS and with.
         self._ends = (_attributes(sticky, secure=False), _attributes(sticky, secure=True))
@@ -52,7 +54,9 @@ class StickyCookie:
 
         ``secure`` tells whether the client's connection has TLS.
         """
-        return b"%s=%s%s" % (self._name, self._ids[member], self._ends[secure])
+        # One that a reload has added may serve a client that came before.
+        text = self._ids.get(member) or self._id_of(member.label)
+        return b"%s=%s%s" % (self._name, text, self._ends[secure])
 
 
 def cookie_value(cookie: bytes, wanted: bytes) -> bytes | None:
