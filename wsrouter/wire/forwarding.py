@@ -17,20 +17,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import itemgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 from wsrouter.policy.forwarded import Effective, effective
 from wsrouter.policy.networks import Networks, believed
-from wsrouter.wire.head import (
-    REMEMBERED_LINES,
-    Field,
-    RequestHead,
-    ResponseHead,
-    may_be_remembered,
-    tokens,
-)
+from wsrouter.wire.head import SHORT, Field, RequestHead, ResponseHead, tokens
 from wsrouter.wire.opening import Accepted, Upgrade
 
 #: A field as it is written: name and value.
@@ -128,7 +123,7 @@ def upgrade_head(
         lines = list(map(b": ".join, pairs))
     else:
         # Most clients' handshakes, by the same rules: nothing in them depends on anything but the field itself.
-        lines = list(filter(None, map(_line_with_upgrade, head.fields)))
+        lines = list(compress(head.lines, map(_passes_with_upgrade, map(_lower_of, head.fields))))
         lines += map(b": ".join, _forwarded(client))
     if upgrade.extensions and not any(name.lower() == b"sec-websocket-extensions" for name, _ in set_headers):
         lines.append(b"Sec-WebSocket-Extensions: " + b", ".join(upgrade.extensions))
@@ -164,12 +159,12 @@ def client_answer(response: ResponseHead, accepted: Accepted, added: Pair | None
     dropped = _FRAMING if accepted.deflate else _NO_EXTENSIONS
     if response.connection != (b"upgrade",):
         dropped |= _named(response.connection)
-    lines = [b"%b: %b\r\n" % (name, value) for lower, name, value in response.fields if lower not in dropped]
+    lines = [line for line, field in zip(response.lines, response.fields, strict=True) if field[0] not in dropped]
     if added is not None:
-        lines.append(b"%b: %b\r\n" % added)
-    return b"HTTP/1.1 101 %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%b\r\n" % (
+        lines.append(b"%b: %b" % added)
+    return b"HTTP/1.1 101 %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%b\r\n\r\n" % (
         response.reason or b"Switching Protocols",
-        b"".join(lines),
+        b"\r\n".join(lines),
     )
 
 
@@ -196,21 +191,21 @@ def _request_pairs(
     return pairs
 
 
-class _Lines(dict[Field, bytes]):
-    """What becomes of a field behind an upgrade: its line, or nothing. Kept for fields that many clients send."""
+class _Names(dict[bytes, bool]):
+    """Whether a field of this name passes behind an upgrade; kept for short names, of which there are not many."""
 
-    def __missing__(self, field: Field) -> bytes:
-        lower, name, value = field
-        dropped = lower in _NOT_WITH_UPGRADE or _is_spoofed(lower, _NOT_WITH_UPGRADE)
-        line = b"" if dropped else b"%b: %b" % (name, value)
-        if may_be_remembered(lower, len(name) + len(value)):
-            if len(self) >= REMEMBERED_LINES:
+    def __missing__(self, lower: bytes) -> bool:
+        passes = not _is_spoofed(lower, _NOT_WITH_UPGRADE)
+        if len(lower) <= SHORT:
+            if len(self) >= _REMEMBERED_NAMES:
                 self.clear()
-            self[field] = line
-        return line
+            self[lower] = passes
+        return passes
 
 
-_line_with_upgrade = _Lines().__getitem__
+_REMEMBERED_NAMES = 1024
+_passes_with_upgrade = _Names().__getitem__
+_lower_of: Callable[[Field], bytes] = itemgetter(0)
 
 
 def _is_spoofed(lower: bytes, dropped: frozenset[bytes]) -> bool:

@@ -29,6 +29,8 @@ HEAD_LIMIT = 16 * 1024
 FIELD_LIMIT = 100
 #: The longest line in bytes, without its CRLF.
 LINE_LIMIT = 8 * 1024
+#: Values up to this many bytes are remembered where clients are expected to send the same ones again.
+SHORT = 64
 
 #: One field line: the name in lower case, the name as written, the value without the blanks around it.
 Field: TypeAlias = tuple[bytes, bytes, bytes]
@@ -45,6 +47,8 @@ class _Request(NamedTuple):
     minor: int
     #: Every field line in the order it came.
     fields: tuple[Field, ...]
+    #: The same lines as they may be sent on: ``Name: value``.
+    lines: tuple[bytes, ...]
     #: The values of each name in the order they came; not to be changed.
     values: dict[bytes, list[bytes]]
     #: The tokens of Connection in lower case.
@@ -62,9 +66,10 @@ class _Request(NamedTuple):
 
 
 class _Response(NamedTuple):
-    # The first six as in a request.
+    # The first seven as in a request.
     minor: int
     fields: tuple[Field, ...]
+    lines: tuple[bytes, ...]
     values: dict[bytes, list[bytes]]
     connection: tuple[bytes, ...]
     content_length: int | None
@@ -164,7 +169,7 @@ def parse_request(head: bytes) -> RequestHead:
         raise _request_line_error(head)
     if len(head) > LINE_LIMIT:
         _check_lines(head, len(head), whole=True)
-    fields, values = _parse_fields(head, line.end() - 2, httptools.HttpRequestParser, b"GET / HTTP/1.1")
+    fields, lines, values = _parse_fields(head, line.end() - 2, httptools.HttpRequestParser, b"GET / HTTP/1.1")
     method, target, digit = line.groups()
     minor = 1 if digit == b"1" else 0
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
@@ -172,6 +177,7 @@ def parse_request(head: bytes) -> RequestHead:
     return RequestHead(
         minor,
         fields,
+        lines,
         values,
         connection,
         length,
@@ -179,7 +185,7 @@ def parse_request(head: bytes) -> RequestHead:
         method.decode("ascii"),
         target,
         _host(minor, target, values.get(b"host")),
-        tokens(values.get(b"upgrade", ())) if minor and b"upgrade" in connection else (),
+        tokens(values[b"upgrade"]) if minor and b"upgrade" in connection and b"upgrade" in values else (),
     )
 
 
@@ -197,21 +203,21 @@ def parse_response(head: bytes) -> ResponseHead:
     try:
         if len(head) > LINE_LIMIT:
             _check_lines(head, len(head), whole=True)
-        fields, values = _parse_fields(head, line.end() - 2, httptools.HttpResponseParser, b"HTTP/1.1 200 OK")
+        fields, lines, values = _parse_fields(head, line.end() - 2, httptools.HttpResponseParser, b"HTTP/1.1 200 OK")
         length, chunked = _framing(minor, values)
     except HttpError as error:
         raise BackendError(502, f"the backend's answer: {error.reason}") from None
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
-    return ResponseHead(minor, fields, values, connection, length, chunked, int(status), reason or b"")
+    return ResponseHead(minor, fields, lines, values, connection, length, chunked, int(status), reason or b"")
 
 
 def tokens(values: Sequence[bytes]) -> tuple[bytes, ...]:
     """The members of a comma-separated field in lower case, empty ones left out (RFC 9110 5.6.1)."""
-    joined = b",".join(values)
-    # What clients send here is of a few kinds; a long one is not worth keeping.
-    return _split(joined) if len(joined) <= 64 else _split.__wrapped__(joined)
+    joined = values[0] if len(values) == 1 else b",".join(values)
+    return _split(joined) if len(joined) <= SHORT else _split.__wrapped__(joined)
 
 
+# What clients send here is of a few kinds, and worth keeping while it is short.
 @functools.lru_cache(maxsize=256)
 def _split(joined: bytes) -> tuple[bytes, ...]:
     if b"," not in joined:
@@ -233,34 +239,35 @@ def _parse_fields(
     start: int,
     parser: Callable[[_Collector], httptools.HttpParser],
     start_line: bytes,
-) -> tuple[tuple[Field, ...], dict[bytes, list[bytes]]]:
+) -> tuple[tuple[Field, ...], tuple[bytes, ...], dict[bytes, list[bytes]]]:
     """The field lines of ``head``, which begin with the CRLF at ``start``, judged behind a start line of our own."""
     if head.find(b"\r\n\r\n", 2) != len(head) - 4:
         raise HttpError(400, "not one whole head")
     lines = head[start + 2 : -4].split(b"\r\n") if len(head) - 4 > start else []
     if not lines:
-        return (), {}
+        return (), (), {}
     if len(lines) > FIELD_LIMIT:
         raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
     entries = list(map(_entry_of, lines))
-    fields, pairs = zip(*entries)  # noqa: B905 (pairs)
+    fields, pairs, forms = zip(*entries)  # noqa: B905 (entries are of one size)
     values = dict(pairs)
     if b"" in values:
         unknown = [line for line, entry in zip(lines, entries, strict=True) if entry is _UNJUDGED]
         judged = iter(_judge(unknown, parser, start_line))
-        fields, pairs = zip(*[next(judged) if entry is _UNJUDGED else entry for entry in entries], strict=True)
+        fields, pairs, forms = zip(*[next(judged) if entry is _UNJUDGED else entry for entry in entries], strict=True)
         values = dict(pairs)
     if len(values) != len(fields):
         values = {}
         for lower, _, value in fields:
             values.setdefault(lower, []).append(value)
-    return fields, values
+    return fields, forms, values
 
 
-#: A line's field, and its name in lower case with the list of its one value; the list is shared and never changed.
-_Entry: TypeAlias = tuple[Field, tuple[bytes, list[bytes]]]
+#: A line's field, its name in lower case with the list of its one value (shared, and never changed), and the line in
+#: the form that it is sent on in.
+_Entry: TypeAlias = tuple[Field, tuple[bytes, list[bytes]], bytes]
 #: Stands for a line that llhttp is to judge; no field has an empty name.
-_UNJUDGED: _Entry = ((b"", b"", b""), (b"", []))
+_UNJUDGED: _Entry = ((b"", b"", b""), (b"", []), b"")
 
 
 #: Field lines that were judged, and what they hold. Clients of one kind send the same lines again and again, and
@@ -268,7 +275,18 @@ _UNJUDGED: _Entry = ((b"", b"", b""), (b"", []))
 #: on other lines, where it is no secret, and while it is short.
 class _Remembered(dict[bytes, _Entry]):
     def __missing__(self, line: bytes) -> _Entry:
-        return _plain(line) or _UNJUDGED
+        """The entry of a line that is beyond doubt by its shape, else _UNJUDGED."""
+        found = _PLAIN_LINE.fullmatch(line)
+        if found is None:
+            return _UNJUDGED
+        name, value = found.groups()
+        lower = name.lower()
+        if lower in _FRAMING_NAMES:
+            return _UNJUDGED  # what these mean depends on each other
+        entry = ((lower, name, value), (lower, [value]), line)
+        if lower not in _NEVER_REMEMBERED:
+            _remember(line, entry)
+        return entry
 
 
 _remembered = _Remembered()
@@ -292,27 +310,8 @@ _NEVER_REMEMBERED = frozenset(
 )
 
 
-def _plain(line: bytes) -> _Entry | None:
-    """The entry of a line that is beyond doubt by its shape; None for one that llhttp is to judge."""
-    found = _PLAIN_LINE.fullmatch(line)
-    if found is None:
-        return None
-    name, value = found.groups()
-    lower = name.lower()
-    if lower in _FRAMING_NAMES:
-        return None  # what these mean depends on each other
-    entry = ((lower, name, value), (lower, [value]))
-    _remember(line, entry)
-    return entry
-
-
-def may_be_remembered(lower: bytes, size: int) -> bool:
-    """Whether a field of this name and size is worth keeping, and no secret."""
-    return size <= _REMEMBERED_SIZE and lower not in _NEVER_REMEMBERED
-
-
 def _remember(line: bytes, entry: _Entry) -> None:
-    if may_be_remembered(entry[0][0], len(line)):
+    if len(line) <= _REMEMBERED_SIZE and entry[0][0] not in _NEVER_REMEMBERED:
         if len(_remembered) >= REMEMBERED_LINES:
             _remembered.clear()
         _remembered[line] = entry
@@ -336,7 +335,7 @@ def _judge(lines: list[bytes], parser: Callable[[_Collector], httptools.HttpPars
     for line, (name, value) in zip(lines, found, strict=True):
         value = value.rstrip(b" \t")
         lower = name.lower()
-        entry = ((lower, name, value), (lower, [value]))
+        entry = ((lower, name, value), (lower, [value]), b"%b: %b" % (name, value))
         entries.append(entry)
         _remember(line, entry)
     return entries
@@ -344,16 +343,16 @@ def _judge(lines: list[bytes], parser: Callable[[_Collector], httptools.HttpPars
 
 def _framing(minor: int, values: dict[bytes, list[bytes]]) -> tuple[int | None, bool]:
     """Content-Length, and whether the body is chunked; llhttp has already refused both together and repeats."""
-    codings = values.get(b"transfer-encoding")
-    if codings is not None:
+    if b"transfer-encoding" in values:
+        codings = values[b"transfer-encoding"]
         if minor == 0:
             raise HttpError(400, "Transfer-Encoding on HTTP/1.0")
         if len(codings) != 1 or codings[0].lower() != b"chunked":
             raise HttpError(501, "a transfer coding other than chunked")
         return None, True
-    lengths = values.get(b"content-length")
-    if lengths is None:
+    if b"content-length" not in values:
         return None, False
+    lengths = values[b"content-length"]
     if len(lengths) != 1 or _LENGTH.fullmatch(lengths[0]) is None:
         raise HttpError(400, "malformed Content-Length")
     return int(lengths[0]), False
@@ -364,15 +363,21 @@ def _host(minor: int, target: bytes, hosts: list[bytes] | None) -> str:
     if hosts is None:
         if minor == 1:
             raise HttpError(400, "no Host")
-        host = b""
+        host = ""
     elif len(hosts) > 1:
         raise HttpError(400, "more than one Host")
     else:
-        host = hosts[0]
-        if AUTHORITY.fullmatch(host) is None:
-            raise HttpError(400, "malformed Host")
-    if not target.startswith(b"/"):
-        host = authority_of(target) or host
+        host = _authority(hosts[0]) if len(hosts[0]) <= SHORT else _authority.__wrapped__(hosts[0])
+    if not target.startswith(b"/") and (named := authority_of(target)):
+        return named.decode("ascii")
+    return host
+
+
+# A router serves few hosts.
+@functools.lru_cache(maxsize=256)
+def _authority(host: bytes) -> str:
+    if AUTHORITY.fullmatch(host) is None:
+        raise HttpError(400, "malformed Host")
     return host.decode("ascii")
 
 
