@@ -310,7 +310,8 @@ def test_who_leaves_takes_no_place(rig, when):
     pool = pool_of(rig, backend_at(rig.server(), max_sessions=1), queue=5)
     (member,) = pool.members
     pool.take(member)
-    gone, stays = Seeker(pool), Seeker(pool)
+    # Who has something to say first does not get its connection at once.
+    gone, stays = Seeker(pool, preface=b"hello"), Seeker(pool)
     if when != "in line":
         pool.give_back(member)
     if when == "dialling":
@@ -332,7 +333,7 @@ def test_who_leaves_takes_no_place(rig, when):
 
 def test_a_cancel_gives_the_backend_back_once_and_calls_nobody(rig):
     pool = pool_of(rig, backend_at(rig.server()))
-    seeker = Seeker(pool)
+    seeker = Seeker(pool, preface=b"hello")
     seeker.attempt.cancel()
     seeker.attempt.cancel()
     rig.settle()
@@ -360,7 +361,7 @@ def test_when_no_name_resolves_it_is_503_at_once(rig):
 def test_cancel_reaches_the_dial_behind_a_name_that_does_not_resolve(rig):
     pool = pool_of(rig, NAMED, backend_at(rig.server()))
     for _ in range(2):
-        seeker = Seeker(pool)
+        seeker = Seeker(pool, preface=b"hello")
         seeker.attempt.cancel()
         rig.settle()
         assert not seeker.over

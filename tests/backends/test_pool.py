@@ -365,7 +365,7 @@ def test_an_endpoint_whose_factory_fails_tells_of_it_and_leaves_nothing(rig, log
 def test_a_cancelled_connect_dials_no_more(rig):
     backend = backend_at(rig.server())
     errors: list[Any] = []
-    attempt = connecting(pool_of(rig, backend))
+    attempt = connecting(pool_of(rig, backend), preface=b"hello")
     attempt.addErrback(errors.append)
     attempt.cancel()
     assert errors[0].check(CancelledError)

@@ -207,7 +207,7 @@ def test_who_is_over_a_limit_hears_of_it_in_http(
     assert scene.refusals == [("accept", "too many new connections of one address", status, False)]
     preamble.connectionLost()
     assert len(scene.refusals) == 1
-    assert preamble._deadline is None
+    assert preamble._slice is None
 
 
 def test_who_is_over_a_limit_by_its_header_is_answered_by_what_follows_it() -> None:
@@ -222,7 +222,7 @@ def test_who_is_over_a_limit_by_its_header_is_answered_by_what_follows_it() -> N
     preamble.dataReceived(GET)
     assert leg.written.startswith(b"HTTP/1.1 429 ")
     preamble.connectionLost()
-    assert preamble._deadline is None
+    assert preamble._slice is None
 
 
 def test_only_so_many_at_a_time_hear_of_a_limit() -> None:
@@ -278,7 +278,7 @@ def test_http_goes_to_the_front_with_all_that_was_read() -> None:
     preamble.dataReceived(b"G")
     preamble.dataReceived(b"ET / HTTP/1.1\r\n\r\n")
     assert [prefetch for _, prefetch in leg.attached] == [b"GET / HTTP/1.1\r\n\r\n"]
-    assert preamble._deadline is None
+    assert preamble._slice is None
 
 
 def test_tls_that_nobody_serves_gets_an_alert() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wsrouter.relay import acceptor as module
-from wsrouter.relay.acceptor import BATCH, PAUSE, Acceptor, set_keepalive
+from wsrouter.relay.acceptor import BATCH, PAUSE, Acceptor, set_tcp_options
 
 
 class House:
@@ -100,7 +100,7 @@ def test_without_keep_alive_there_is_still_no_delay(rig, house):
 def test_unix_sockets_have_no_such_options():
     one, two = socket.socketpair()
     with one, two:
-        set_keepalive(one, one.family, 30)
+        set_tcp_options(one, one.family, 30)
 
 
 def test_at_the_limit_accepting_pauses_and_goes_on_when_there_is_room(rig, house):

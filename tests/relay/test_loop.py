@@ -33,7 +33,7 @@ class Member:
         self.failures: list[Failure] = []
         self.aborted = 0
         self.on_read: Any = lambda: None
-        self.relay.add(self.fd, self)
+        self.relay.members[self.fd] = self
         self.relay.watch(self.fd, EPOLLIN)
 
     def read(self) -> None:
@@ -56,7 +56,7 @@ class Member:
     def leave(self) -> None:
         if self.fd in self.relay.members:
             self.relay.unwatch(self.fd)
-            self.relay.remove(self.fd)
+            self.relay.members.pop(self.fd)
 
 
 def test_a_relay_is_one_reader_of_the_reactor(rig):

@@ -139,7 +139,7 @@ class Attempt:
         else:
             timeout = self._time_left()
         dial = pool.dial(member, self._reached, self._unreached, self._preface, timeout)
-        if dial is not None:  # else it failed at once, and the next backend's dial may be under way already
+        if dial is not None:  # else it is decided, and if it failed, the next backend's dial may be under way already
             self._dial = dial
 
     def _time_left(self) -> float:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from twisted.python.failure import Failure
 
 from wsrouter.errors import DialError
-from wsrouter.relay.acceptor import set_keepalive
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.acceptor import set_tcp_options
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import EPOLLOUT, Relay
 from wsrouter.relay.tls import TlsLeg
@@ -45,19 +45,70 @@ class TlsClient:
     name: str | None
 
 
-class Dial:
+class Begun(NamedTuple):
+    """A connection that was begun: its socket, and an error number as of ``connect``: 0 once it stands."""
+
+    sock: SocketType | None
+    number: int
+
+
+def begin(address: Address, keepalive: float | None) -> Begun:
+    """Begin to connect to ``address``, with TCP keep-alive after so many idle seconds."""
+    sock = None
+    try:
+        sock = SocketType(address.family, _STREAM)
+        near = address.is_near()
+        # Who is on this machine cannot vanish without its kernel saying so: there is nothing to probe for.
+        set_tcp_options(sock, address.family, None if near else keepalive)
+        number = sock.connect_ex(address.sockaddr)
+        if number == errno.EINPROGRESS and near:
+            # On the loopback interface the handshake is over when connect returns, whatever it says.
+            sock.getpeername()
+            number = 0
+    except OSError as error:
+        number = errno.EINPROGRESS if error.errno == errno.ENOTCONN else error.errno or errno.EIO
+    return Begun(sock, number)
+
+
+def dial(
+    relay: Relay,
+    addresses: Sequence[Address],
+    timeout: float,
+    connected: Connected,
+    failed: Failed,
+    tls: TlsClient | None = None,
+    keepalive: float | None = None,
+    preface: bytes = b"",
+) -> Dial | None:
+    """As ``Dial`` does, but where the connection stands at once: then ``connected`` was called, and None is returned.
+
+    That is the rule on the loopback interface, and spares every session there an object and a detour.
+    """
+    begun = begin(addresses[0], keepalive)
+    if begun.number or tls is not None or preface:
+        return Dial(relay, addresses, timeout, connected, failed, tls, keepalive, preface, begun)
+    assert begun.sock is not None
+    leg = Leg(relay, begun.sock, addresses[0].sockaddr)
+    try:
+        connected(leg)
+    except Exception:
+        relay.fail(leg)
+    return None
+
+
+class Dial(Waiter):
     """Connects within ``timeout`` seconds (TLS included) and calls ``connected`` or ``failed``, once.
 
     ``preface`` is sent first of all, before TLS: a PROXY header.
 
     ``addresses`` are those of one backend, at least one. The next is tried when one refuses, or has not answered within
-    its share of the time. The result never comes before the constructor has returned. ``cancel`` forgets the attempt.
+    its share of the time. ``begun`` is the first of them, where that was begun already. The result never comes before
+    the constructor has returned. ``cancel`` forgets the attempt.
     """
 
     __slots__ = (
         "_address",
         "_connected",
-        "_deadline",
         "_failed",
         "_keepalive",
         "_leg",
@@ -81,6 +132,7 @@ class Dial:
         tls: TlsClient | None = None,
         keepalive: float | None = None,
         preface: bytes = b"",
+        begun: Begun | None = None,
     ) -> None:
         self.relay = relay
         self._preface = preface
@@ -91,37 +143,25 @@ class Dial:
         self._failed: Failed | None = failed
         self._leg: TlsLeg | None = None
         self._share = timeout / len(addresses)
-        self._deadline: Deadline | None = None
+        self._slice = None
         self._socket: SocketType | None = None
         self.fd = -1
         self._watched = 0
-        number = self._connect()
+        number = self._connect(begun)
         if number:
             relay.later(lambda: self._refused(number))
         elif self._watched or tls is not None:
-            self._deadline = relay.deadlines.after(self._share, self._expired)
+            self.wait(relay.deadlines, self._share)
 
-    def _connect(self) -> int:
+    def _connect(self, begun: Begun | None = None) -> int:
         """Begin to connect to the present address; returns an error number, 0 for none yet."""
-        address = self._address
-        try:
-            self._socket = sock = SocketType(address.family, _STREAM)
-            near = address.is_near()
-            # Who is on this machine cannot vanish without its kernel saying so: there is nothing to probe for.
-            set_keepalive(sock, address.family, None if near else self._keepalive)
-            number = sock.connect_ex(address.sockaddr)
-            if number == errno.EINPROGRESS and near:
-                # On the loopback interface the handshake is over when connect returns, whatever it says.
-                sock.getpeername()
-                number = 0
-        except OSError as error:
-            number = errno.EINPROGRESS if error.errno == errno.ENOTCONN else error.errno or errno.EIO
+        self._socket, number = begin(self._address, self._keepalive) if begun is None else begun
         if number and number != errno.EINPROGRESS:
             # EAGAIN on a unix socket says that its queue is full: refused, as far as we are concerned.
             return number
         assert self._socket is not None
         self.fd = self._socket.fileno()
-        self.relay.add(self.fd, self)
+        self.relay.members[self.fd] = self
         if number:
             self._watched = EPOLLOUT
             self.relay.watch(self.fd, EPOLLOUT)
@@ -134,8 +174,7 @@ class Dial:
         """This address did not take the connection: the next, or the end."""
         while number and self._others and self._failed is not None:
             self._drop()
-            self._stop_waiting()
-            self._deadline = self.relay.deadlines.after(self._share, self._expired)
+            self.wait(self.relay.deadlines, self._share)
             self._address = self._others.pop(0)
             number = self._connect()
         if number:
@@ -144,7 +183,7 @@ class Dial:
     def cancel(self) -> None:
         """Forget the attempt; nothing is called any more."""
         self._connected = self._failed = None
-        self._stop_waiting()
+        self.stop_waiting()
         self._drop()
 
     # What the relay calls.
@@ -214,7 +253,7 @@ class Dial:
 
     def _succeed(self, leg: Leg) -> None:
         self._leg = None
-        self._stop_waiting()
+        self.stop_waiting()
         connected, self._connected, self._failed = self._connected, None, None
         if connected is None:
             return
@@ -224,23 +263,18 @@ class Dial:
             self.relay.fail(leg)
 
     def _fail(self, error: DialError) -> None:
-        self._stop_waiting()
+        self.stop_waiting()
         self._drop()
         failed, self._connected, self._failed = self._failed, None, None
         if failed is not None:
             failed(error)
 
-    def _expired(self) -> None:
-        self._deadline = None
+    def late(self) -> None:
+        """Not connected in time."""
         if self._others and self._leg is None:
             self._refused(errno.ETIMEDOUT)
         else:
             self._fail(DialError("no connection in time", timed_out=True))
-
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
     def _drop(self) -> None:
         leg, self._leg = self._leg, None
@@ -256,5 +290,5 @@ class Dial:
         if self._watched:
             self.relay.unwatch(self.fd)
             self._watched = 0
-        self.relay.remove(self.fd)
+        self.relay.members.pop(self.fd, None)
         self.fd = -1

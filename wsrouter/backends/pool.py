@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
 
-from wsrouter.backends.dial import Dial, TlsClient
+from wsrouter.backends.dial import Dial, TlsClient, dial
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.health import HealthChecker
 from wsrouter.backends.tls import backend_context, server_name
@@ -192,20 +192,20 @@ class BackendPool:
     ) -> Dial | None:
         """Connect to ``member``, with ``preface`` as its first bytes, then TLS where the pool has it.
 
-        ``timeout`` shortens the pool's own. None: it has no address, and ``failed`` was called.
+        ``timeout`` shortens the pool's own. None: it is decided, and ``connected`` or ``failed`` was called.
         """
         backend = member.backend
         addresses = self.discovery.addresses(backend)
         if not addresses:
             failed(DialError("its name does not resolve"))
             return None
-        tls = self._tls.get(backend)
+        tls = self._tls.get(backend) if self._tls else None
         if tls is None and self._tls:
             # A reload has taken it out of the pool; what was meant for TLS must not go there in the clear.
             failed(DialError("it is not of the pool any more"))
             return None
         limit = self.config.connect_timeout
-        return Dial(
+        return dial(
             self.relay,
             addresses,
             limit if timeout is None or timeout > limit else timeout,
@@ -248,11 +248,11 @@ class _DialEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Dial the backend and attach a protocol of the factory to the leg."""
-        dial: Dial | None = None
+        under_way: Dial | None = None
 
         def cancelled(_: Deferred[IProtocol]) -> None:
-            if dial is not None:
-                dial.cancel()
+            if under_way is not None:
+                under_way.cancel()
 
         result: Deferred[IProtocol] = Deferred(cancelled)
 
@@ -268,5 +268,5 @@ class _DialEndpoint:
                 return
             result.callback(protocol)
 
-        dial = self._pool.dial(self._member, connected, result.errback, self._preface)
+        under_way = self._pool.dial(self._member, connected, result.errback, self._preface)
         return result

@@ -52,8 +52,12 @@ def check_client(site: Site, request: Request) -> None:
 def check_opening(site: Site, admission: Admission, request: Request) -> None:
     """Whether the client may ask for a session now, and from this page."""
     # The limit first: who guesses at origins uses it up as well.
-    admission.shake_hands(request.client_ip, site.relay.seconds())
-    if not origin_allowed(request.route.origins, request.head.all(b"origin"), request.scheme, request.authority):
+    if admission.limits_handshakes:
+        admission.shake_hands(request.client_ip, site.relay.seconds())
+    origins = request.route.origins
+    if origins is not None and not origin_allowed(
+        origins, request.head.all(b"origin"), request.scheme, request.authority
+    ):
         raise HttpError(403, "this origin is not allowed here")
     if site.draining:
         raise HttpError(503, "draining", (RETRY_AFTER,))

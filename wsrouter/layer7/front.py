@@ -12,7 +12,6 @@ be a request.
 from __future__ import annotations
 
 import enum
-from typing import cast
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -30,7 +29,7 @@ from wsrouter.layer7.site import Door, Request
 from wsrouter.live.connection import Connection
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import host_name
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
 from wsrouter.wire.answer import RETRY_AFTER, answer
 from wsrouter.wire.forwarding import said_behind
@@ -75,11 +74,13 @@ class _Unread:
         """The client has gone."""
 
 
-class Front(Protocol):
+class Front(Protocol, Waiter):
     """The protocol on a client's leg while the connection is at HTTP.
 
     ``store`` is what its certificate was chosen from; a reload may have given ``door`` another one meanwhile.
     """
+
+    transport: Leg
 
     def __init__(self, door: Door, store: CertificateStore | None, connection: Connection) -> None:
         self._door = door
@@ -96,7 +97,7 @@ class Front(Protocol):
         self._record = Record(site, connection)
         self._exchange: Exchange | None = None
         self._opening: Opening | None = None
-        self._deadline: Deadline | None = None
+        self._slice = None
 
     # What the leg calls.
 
@@ -107,7 +108,7 @@ class Front(Protocol):
     def await_head(self) -> None:
         """Nothing was read yet: the first head has its deadline from here on."""
         if self._stage is Stage.HEAD and not self._received:
-            self._wait(self._listener.head_timeout)
+            self._wait_for(self._listener.head_timeout)
 
     def dataReceived(self, data: bytes) -> None:
         """Give the bytes to whoever they are for."""
@@ -116,7 +117,7 @@ class Front(Protocol):
                 if self._record.head is not None:
                     # The first byte of a next request: idleness is over, its head has its own deadline.
                     self._record.forget()
-                    self._wait(self._listener.head_timeout)
+                    self._wait_for(self._listener.head_timeout)
                 self._received = data
             else:
                 if isinstance(self._received, bytes):
@@ -129,7 +130,7 @@ class Front(Protocol):
         elif self._stage is Stage.OPENING:
             self._received += data
             if len(self._received) > EARLY_LIMIT:
-                self._leg.pauseProducing()
+                self.transport.pauseProducing()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client has left."""
@@ -150,10 +151,6 @@ class Front(Protocol):
 
     # Heads.
 
-    @property
-    def _leg(self) -> Leg:
-        return cast(Leg, self.transport)
-
     def _look(self) -> None:
         """Serve the next head, if it is whole."""
         received = self._received
@@ -161,12 +158,13 @@ class Front(Protocol):
             end = cut_head(received, self._searched)
             if end is None:
                 self._searched = len(received)
-                if self._deadline is None:
-                    self._wait(self._listener.head_timeout)
+                if self._slice is None:
+                    self._wait_for(self._listener.head_timeout)
                 return
-            self._stop_waiting()
+            self.stop_waiting()
             self._searched = 0
-            self._record.forget()
+            if self._record.head is not None:
+                self._record.forget()
             self._received = b""
             self._serve(bytes(received[:end]), bytes(received[end:]))
         except HttpError as error:
@@ -175,8 +173,8 @@ class Front(Protocol):
     def _serve(self, raw: bytes, rest: bytes) -> None:
         record, site, connection = self._record, self._site, self._connection
         record.head = head = parse_request(raw)
-        trusted = self._door.admission.trusted
-        record.behind = behind = said_behind(head, connection.ip, trusted) if trusted else None
+        admission = self._door.admission
+        record.behind = behind = said_behind(head, connection.ip, admission.trusted) if admission.trusts else None
         record.target = target = parse_target(head.target, head.method)
         if target.path == site.drain_path and (connection.secure or self._listener.plain is not Plain.NO):
             self._tell_state(head)
@@ -193,7 +191,8 @@ class Front(Protocol):
             raise HttpError(404, "no route")
         record.route = route.name
         request = Request(connection, head, target, route, behind)
-        check_client(site, request)
+        if site.routes.guarded:
+            check_client(site, request)
         if upgrade is not None and route.pool is not None and route.accept is not Accept.HTTP:
             self._open(request, upgrade, rest)
         elif route.pool is not None and route.accept is Accept.WEBSOCKET:
@@ -217,7 +216,7 @@ class Front(Protocol):
         check_opening(self._site, self._door.admission, request)
         self._stage = Stage.OPENING
         self._received = bytearray(rest)
-        self._opening = Opening(self._site, self, self._leg, request, upgrade)
+        self._opening = Opening(self._site, self, self.transport, request, upgrade)
         self._opening.start()
 
     def opened(self) -> bytes:
@@ -238,18 +237,18 @@ class Front(Protocol):
         """The backend refused the session in its own words."""
         self._opening = None
         self._leave()
-        self._leg.loseConnection()
+        self.transport.loseConnection()
 
     def cut(self) -> None:
         """The backend's own words broke off; the client must see that."""
         self._opening = None
         self._leave()
-        self._leg.abortConnection()
+        self.transport.abortConnection()
 
     # Plain requests.
 
     def _answer(self, request: Request, rest: bytes) -> None:
-        leg = self._leg
+        leg = self.transport
         self._stage = Stage.EXCHANGE
         self._record.began = self._site.relay.seconds()
         self._exchange = exchange = Exchange(
@@ -274,21 +273,21 @@ class Front(Protocol):
         self._log_exchange(exchange)
         if not keep_alive or self._is_last:
             self._leave()
-            self._leg.loseConnection()
+            self.transport.loseConnection()
             return
         self._stage = Stage.HEAD
         self._received, exchange.rest = exchange.rest, b""
-        if self._leg.pending is None:
+        if self.transport.pending is None:
             self.go_on()
         else:
             # No next request before this answer is out: who asks and never reads would fill the memory.
-            self._wait(self._listener.body_timeout)
-            self._leg.pauseProducing()
-            self._leg.registerProducer(_Unread(self), True)
+            self._wait_for(self._listener.body_timeout)
+            self.transport.pauseProducing()
+            self.transport.registerProducer(_Unread(self), True)
 
     def taken(self) -> None:
         """The client has taken the answer that it was waited for."""
-        self._leg.unregisterProducer()
+        self.transport.unregisterProducer()
         self.go_on()
 
     def go_on(self) -> None:
@@ -297,13 +296,13 @@ class Front(Protocol):
             return
         if self._received:
             self._record.forget()
-            self._wait(self._listener.head_timeout)
+            self._wait_for(self._listener.head_timeout)
             # In a turn of its own: what one client pipelines must not hold up the others.
-            self._leg.pauseProducing()
+            self.transport.pauseProducing()
             self._site.relay.soon(self._look_again)
         else:
-            self._wait(self._listener.keep_alive)
-            self._leg.resumeProducing()
+            self._wait_for(self._listener.keep_alive)
+            self.transport.resumeProducing()
 
     def _log_exchange(self, exchange: Exchange) -> None:
         if exchange.refusal is not None:
@@ -313,7 +312,7 @@ class Front(Protocol):
 
     def _look_again(self) -> None:
         if self._stage is Stage.HEAD and self._received:
-            self._leg.resumeProducing()
+            self.transport.resumeProducing()
             self._look()
 
     # Refusals and the end.
@@ -333,8 +332,8 @@ class Front(Protocol):
     def _say(self, last: bytes) -> None:
         """The router's own answer, and the end."""
         self._leave()
-        self._leg.write(last)
-        self._leg.loseConnection()
+        self.transport.write(last)
+        self.transport.loseConnection()
 
     def backend_gone(self, member: Member) -> None:
         """A backend is known to be down."""
@@ -361,32 +360,26 @@ class Front(Protocol):
             self._exchange.last = True
         if self._stage is Stage.HEAD and not self._received:
             self._leave()
-            self._leg.loseConnection()
+            self.transport.loseConnection()
 
-    def _wait(self, seconds: float) -> None:
-        self._stop_waiting()
-        self._deadline = self._site.relay.deadlines.after(seconds, self._late)
+    def _wait_for(self, seconds: float) -> None:
+        self.wait(self._site.relay.deadlines, seconds)
 
-    def _late(self) -> None:
-        self._deadline = None
-        if self._leg.pending is not None:
+    def late(self) -> None:
+        """What it waits for has not come in time."""
+        if self.transport.pending is not None:
             self._record.refused(None, "the client does not read its answer")
             self._leave()
-            self._leg.abortConnection()
+            self.transport.abortConnection()
         elif self._received or self._record.head is None:
             self._record.forget()
             self._refuse(HttpError(408, f"no whole request head in {self._listener.head_timeout:g} s"))
         else:
             self._leave()
-            self._leg.loseConnection()
+            self.transport.loseConnection()
 
     def _leave(self) -> None:
         self._stage = Stage.OVER
         self._received = b""
-        self._stop_waiting()
+        self.stop_waiting()
         self._site.fronts.discard(self)
-
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None

@@ -26,7 +26,7 @@ from wsrouter.layer7.site import Request, Site
 from wsrouter.live.registry import Facts, Kind
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import strip
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
 from wsrouter.wire.body import ChunkedBody, LengthBody
 from wsrouter.wire.forwarding import client_answer, response_fields, upgrade_head
@@ -53,7 +53,7 @@ class Opener(Protocol):
         """No session: the backend's own answer broke off."""
 
 
-class Opening(TwistedProtocol):
+class Opening(TwistedProtocol, Waiter):
     """The protocol on a backend's leg until the backend has answered."""
 
     def __init__(self, site: Site, opener: Opener, client: Leg, request: Request, upgrade: Upgrade) -> None:
@@ -73,7 +73,7 @@ class Opening(TwistedProtocol):
         self._member: Member | None = None
         self._leg: Leg | None = None
         self._received = b""
-        self._deadline: Deadline | None = None
+        self._slice = None
         #: Reads the body of a refusal; the first call says what to pass on and whether that was the end.
         self._body: Callable[[bytes], tuple[bytes, bool]] | None = None
 
@@ -92,7 +92,7 @@ class Opening(TwistedProtocol):
         leg = self._leg
         if self._member is not member or leg is None or self._received or self._body or self._attempt.is_spent:
             return
-        self._stop_waiting()
+        self.stop_waiting()
         self._leg = self._member = None  # the attempt gives it back
         leg.protocol = None
         leg.abortConnection()
@@ -103,7 +103,7 @@ class Opening(TwistedProtocol):
     def _connected(self, leg: Leg, member: Member) -> None:
         self._leg, self._member = leg, member
         self._received = b""
-        self._deadline = self._site.relay.deadlines.after(self._pool.config.handshake_timeout, self._late)
+        self.wait(self._site.relay.deadlines, self._pool.config.handshake_timeout)
         leg.attach(self)
         leg.write(self._head())
 
@@ -124,8 +124,8 @@ class Opening(TwistedProtocol):
         if opener is not None:
             opener.refused(error)
 
-    def _late(self) -> None:
-        self._deadline = None
+    def late(self) -> None:
+        """The backend keeps silent."""
         if self._body is None:
             self._blame(BackendError(504, f"{self._label()} keeps silent after the opening handshake"))
         else:
@@ -163,7 +163,7 @@ class Opening(TwistedProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The backend went away: before its answer another may be tried."""
         self._leg = None
-        self._stop_waiting()
+        self.stop_waiting()
         if self._opener is None:
             return
         if self._body is not None:
@@ -190,7 +190,7 @@ class Opening(TwistedProtocol):
         assert opener is not None
         assert leg is not None
         assert member is not None
-        self._stop_waiting()
+        self.stop_waiting()
         self._attempt.settle()
         pool.worked(member)
         request, site = self._request, self._site
@@ -259,7 +259,7 @@ class Opening(TwistedProtocol):
         fields.append((b"Connection", b"close"))
         client, leg = self._client, self._leg
         assert leg is not None
-        self._stop_waiting()
+        self.stop_waiting()
         client.write(
             b"HTTP/1.1 %d %b\r\n%b\r\n"
             % (response.status, response.reason, b"".join(b"%b: %b\r\n" % field for field in fields))
@@ -279,8 +279,7 @@ class Opening(TwistedProtocol):
             self._finish()
             return
         # Each piece has its own time, that which a slow client takes included.
-        self._stop_waiting()
-        self._deadline = self._site.relay.deadlines.after(REFUSAL_SILENCE, self._late)
+        self.wait(self._site.relay.deadlines, REFUSAL_SILENCE)
 
     def _pass_end(self, *, orderly: bool) -> None:
         if self._body is _until_close and orderly:
@@ -313,18 +312,13 @@ class Opening(TwistedProtocol):
         return opener
 
     def _drop(self) -> None:
-        self._stop_waiting()
+        self.stop_waiting()
         member, self._member = self._member, None
         if member is not None:
             self._pool.give_back(member)
         leg, self._leg = self._leg, None
         if leg is not None:
             leg.abortConnection()
-
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
 
 def _until_done(body: ChunkedBody | LengthBody) -> Callable[[bytes], tuple[bytes, bool]]:

@@ -6,18 +6,18 @@ from wsrouter.layer7.certificates import CertificateStore, Choice, client_subjec
 from wsrouter.layer7.front import Front
 from wsrouter.layer7.site import Door
 from wsrouter.live.connection import Connection
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.tls import TlsLeg
 
 
-class Termination:
+class Termination(Waiter):
     """One TLS handshake with a client, with the certificate that was chosen for its ClientHello.
 
     ``leg`` is the plain leg that the ClientHello was read from; its socket goes on as a leg with TLS.
     """
 
-    __slots__ = ("_choice", "_connection", "_deadline", "_door", "_leg", "_store", "_timeout")
+    __slots__ = ("_choice", "_connection", "_door", "_leg", "_store", "_timeout")
 
     def __init__(
         self,
@@ -36,14 +36,15 @@ class Termination:
         self._leg = TlsLeg(relay, leg.release(), leg.peername, choice.context, server_side=True)
         self._leg.home = home
         self._timeout = door.config.tls_timeout
-        self._deadline: Deadline | None = relay.deadlines.after(self._timeout, self._late)
+        self._slice = None
+        self.wait(relay.deadlines, self._timeout)
 
     def start(self, prefetch: bytes) -> None:
         """Do the handshake; ``prefetch`` holds the ClientHello."""
         self._leg.handshake(self._done, self._failed, prefetch)
 
     def _done(self) -> None:
-        self._stop_waiting()
+        self.stop_waiting()
         connection = self._connection
         connection.secure = True
         if self._choice.client_auth:
@@ -53,18 +54,13 @@ class Termination:
         front.await_head()
 
     def _failed(self, reason: str) -> None:
-        self._stop_waiting()
+        self.stop_waiting()
         self._refuse(f"the handshake failed: {reason}")
 
-    def _late(self) -> None:
-        self._deadline = None
+    def late(self) -> None:
+        """No handshake in time."""
         self._refuse(f"no handshake in {self._timeout:g} s")
         self._leg.abortConnection()
 
     def _refuse(self, reason: str) -> None:
         self._door.site.refuse(self._connection, "tls", self._choice.name, None, reason)
-
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None

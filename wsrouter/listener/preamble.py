@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -31,7 +31,7 @@ from wsrouter.layer7.site import Door as HttpDoor
 from wsrouter.layer7.termination import Termination
 from wsrouter.live.connection import Announced, Connection
 from wsrouter.policy.tunnels import TunnelTable
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.lease import Lease
 from wsrouter.relay.leg import Leg
 from wsrouter.sniff.proxy_protocol import read_header
@@ -74,15 +74,17 @@ class Stage(enum.Enum):
 
 
 @implementer(IHalfCloseableProtocol)
-class Preamble(TwistedProtocol):
+class Preamble(TwistedProtocol, Waiter):
     """The protocol on a client's leg until there is a verdict."""
+
+    transport: Leg
 
     def __init__(self, door: Door, connection: Connection) -> None:
         self._door = door
         self._connection = connection
         self._stage = Stage.VERDICT
         self._received: bytes | bytearray = b""
-        self._deadline: Deadline | None = None
+        self._slice = None
         #: Why the connection is turned away, until the log was told.
         self._limit: HttpError | None = None
 
@@ -98,7 +100,7 @@ class Preamble(TwistedProtocol):
             self._stage = Stage.HEADER
         elif door.admission.guarded and not self._enter():
             return
-        self._wait(door.config.sniff_timeout)
+        self.wait(door.site.relay.deadlines, door.config.sniff_timeout)
 
     def dataReceived(self, data: bytes) -> None:
         """Look at the first bytes until they tell what they are."""
@@ -130,10 +132,6 @@ class Preamble(TwistedProtocol):
         """The client left before there was a verdict."""
         self._leave()
 
-    @property
-    def _leg(self) -> Leg:
-        return cast(Leg, self.transport)
-
     # Who it is, and whether he may come in.
 
     def _announced(self) -> bool:
@@ -158,7 +156,7 @@ class Preamble(TwistedProtocol):
 
     def _enter(self) -> bool:
         """Whether the client may come in; if not, it was turned away, or is listened to out of courtesy."""
-        door, leg = self._door, self._leg
+        door, leg = self._door, self.transport
         admission = door.admission
         try:
             key = admission.enter(self._connection.ip, door.site.relay.seconds())
@@ -176,7 +174,7 @@ class Preamble(TwistedProtocol):
         """Close at once."""
         self._leave()
         self._tell(stage, reason)
-        self._leg.close()
+        self.transport.close()
 
     def _be_courteous(self, error: HttpError) -> None:
         """Listen for a moment, to answer HTTP with ``error``."""
@@ -184,8 +182,8 @@ class Preamble(TwistedProtocol):
         self._limit = error
         self._door.courtesies += 1
         # Not a method of this preamble: it would hold itself in a cycle.
-        Lease(self._leg, partial(_end_courtesy, self._door))
-        self._wait(COURTESY)
+        Lease(self.transport, partial(_end_courtesy, self._door))
+        self.wait(self._door.site.relay.deadlines, COURTESY)
         if self._received:
             self._look()
 
@@ -214,7 +212,7 @@ class Preamble(TwistedProtocol):
             return
         self._leave()
         door, connection = self._door, self._connection
-        leg, tunnels, name = self._leg, door.tunnels, door.name
+        leg, tunnels, name = self.transport, door.tunnels, door.name
         connection.listener = name  # a reload may have changed it meanwhile
         prefetch = bytes(self._received)
         match verdict:
@@ -240,11 +238,11 @@ class Preamble(TwistedProtocol):
         door, connection = self._door, self._connection
         if not door.tunnels.admits(rule, connection.ip):
             door.site.refuse(connection, "tunnel", rule.name, None, "this address is not allowed here")
-            self._leg.loseConnection()
+            self.transport.loseConnection()
         elif door.site.draining:
             self._refuse("draining")
         else:
-            door.layer4.open(self._leg, connection, rule, prefetch)
+            door.layer4.open(self.transport, connection, rule, prefetch)
 
     def _terminate(self, leg: Leg, prefetch: bytes) -> None:
         door, connection = self._door, self._connection
@@ -266,15 +264,15 @@ class Preamble(TwistedProtocol):
         assert error is not None
         if isinstance(verdict, Http):
             self._tell("accept", error.reason, error.status)
-            self._leg.write(answer(error.status, error.reason, error.headers))
+            self.transport.write(answer(error.status, error.reason, error.headers))
         else:
             self._tell("accept", error.reason)
         self._finish()
 
     # The end.
 
-    def _late(self) -> None:
-        self._deadline = None
+    def late(self) -> None:
+        """No verdict in time."""
         seconds = self._door.config.sniff_timeout
         if self._stage is Stage.COURTESY:
             self._finish()
@@ -293,30 +291,21 @@ class Preamble(TwistedProtocol):
         stage = "proxy" if self._stage is Stage.HEADER else "sniff"
         self._door.site.refuse(self._connection, stage, "", None, reason)
         if description is not None:
-            self._leg.write(alert(description))
+            self.transport.write(alert(description))
         self._finish()
 
     def _finish(self) -> None:
         """Close in order."""
         self._leave()
-        self._leg.loseConnection()
+        self.transport.loseConnection()
 
     def _leave(self) -> None:
         """Wait for nothing any more."""
         self._stage = Stage.OVER
-        self._stop_waiting()
+        self.stop_waiting()
         error, self._limit = self._limit, None
         if error is not None:
             self._tell("accept", error.reason)
-
-    def _wait(self, seconds: float) -> None:
-        self._stop_waiting()
-        self._deadline = self._door.site.relay.deadlines.after(seconds, self._late)
-
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
 
 def _end_courtesy(door: Door) -> None:

@@ -26,7 +26,18 @@ _TOLD_OF = 10_000
 class Admission:
     """The admission of one listener. Times are seconds of one clock."""
 
-    __slots__ = ("_access", "_connections", "_handshakes", "_limited", "_rate", "_told", "guarded", "trusted")
+    __slots__ = (
+        "_access",
+        "_connections",
+        "_handshakes",
+        "_limited",
+        "_rate",
+        "_told",
+        "guarded",
+        "limits_handshakes",
+        "trusted",
+        "trusts",
+    )
 
     def __init__(self, config: Listener) -> None:
         self._connections = ConnectionCounter(None)
@@ -40,12 +51,16 @@ class Admission:
 
         A limit of connections that was off counts only who comes from now on.
         """
-        #: Whose PROXY headers and forwarding fields are believed; false where nobody's are.
+        #: Whose PROXY headers and forwarding fields are believed.
         self.trusted = Networks(config.trusted)
+        #: Whether anybody's are.
+        self.trusts = bool(config.trusted)
         self._access = Access(config.allow, config.deny)
         self._connections.limit = config.max_connections_per_ip
         self._rate = _limiter(self._rate, config.connections_per_ip)
         self._handshakes = _limiter(self._handshakes, config.handshakes_per_ip)
+        #: Whether ``shake_hands`` could turn anybody away.
+        self.limits_handshakes = self._handshakes is not None
         self._limited = config.max_connections_per_ip is not None or self._rate is not None
         #: Whether anybody could be turned away when connecting; if not, ``enter`` need not be asked.
         self.guarded = self._limited or bool(self._access)
@@ -82,10 +97,8 @@ class Admission:
 
     def shake_hands(self, ip: str, now: float) -> None:
         """Let a client ask for a session, or raise HttpError (429). ``ip`` is the client's, not its proxy's."""
-        if self._handshakes is None:
-            return
         key = client_key(ip)
-        if key is not None and (wait := self._handshakes.take(key, now)):
+        if self._handshakes is not None and key is not None and (wait := self._handshakes.take(key, now)):
             raise HttpError(429, "too many handshakes of one address", (retry_after(wait),))
 
     def told(self, ip: str, now: float) -> bool:

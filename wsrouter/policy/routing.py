@@ -85,10 +85,12 @@ class _Hosts:
 class RouteTable:
     """The routes of a configuration, looked up by listener and request."""
 
-    __slots__ = ("_access", "_elsewhere", "_listeners")
+    __slots__ = ("_access", "_elsewhere", "_listeners", "guarded")
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._access = access_of(routes)
+        #: Whether ``admits`` could turn anybody away.
+        self.guarded = bool(self._access)
         named = {listener for route in routes for listener in route.listeners}
         self._listeners = {
             listener: _Hosts([r for r in routes if not r.listeners or listener in r.listeners]) for listener in named

@@ -36,7 +36,7 @@ _log = Logger()
 PROBE_INTERVAL = 75
 
 
-def set_keepalive(sock: SocketType, family: int, seconds: float | None) -> None:
+def set_tcp_options(sock: SocketType, family: int, seconds: float | None) -> None:
     """Set what every TCP leg has: no delay, and keep-alive probes that find a dead peer in about twice ``seconds``.
 
     TCP_USER_TIMEOUT covers what probes do not: data sent to a peer that no longer acknowledges it (RFC 5482).
@@ -93,13 +93,13 @@ class Acceptor:
         self.socket = SocketType(fileno=os.dup(fd))
         self.socket.setblocking(False)
         self._family = self.socket.family
-        set_keepalive(self.socket, self._family, keepalive)
+        set_tcp_options(self.socket, self._family, keepalive)
         self.fd = self.socket.fileno()
         self._label = label
         self._accepted = accepted
         self._limit = limit
         self._resume: Deadline | None = None
-        relay.add(self.fd, self)
+        relay.members[self.fd] = self
         relay.watch(self.fd, EPOLLIN)
         self._watched = True
 
@@ -112,13 +112,13 @@ class Acceptor:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
-        set_keepalive(self.socket, self._family, keepalive)
+        set_tcp_options(self.socket, self._family, keepalive)
 
     def read(self) -> None:
         """Connections wait."""
         # What ``accept`` of the wrapper calls; see ``SocketFacts.socket``.
         accept = self.socket._accept  # type: ignore[attr-defined]
-        family = self._family
+        relay, family = self.relay, self._family
         for _ in range(BATCH):
             if self._full():
                 self.pause("the limit of connections is reached")
@@ -134,15 +134,15 @@ class Acceptor:
                 continue  # that one connection was gone before it was accepted (accept(2), "Error handling")
             sock = SocketType(family, SOCK_STREAM, 0, fd)
             sock.setblocking(False)
-            leg = Leg(self.relay, sock, peername)
+            leg = Leg(relay, sock, peername)
             leg.home = self
             self._taken += 1
             self.live += 1
-            self.relay.clients += 1
+            relay.clients += 1
             try:
                 self._accepted(leg)
             except Exception:
-                self.relay.fail(leg)
+                relay.fail(leg)
 
     def left(self) -> None:
         """A leg that was accepted here has ended."""
@@ -205,5 +205,5 @@ class Acceptor:
         if self._watched:
             self.relay.unwatch(self.fd)
             self._watched = False
-        self.relay.remove(self.fd)
+        self.relay.members.pop(self.fd, None)
         self.relay.bury(self.socket)

@@ -20,21 +20,52 @@ GRANULARITY = 0.05
 _log = Logger()
 
 
-class Deadline:
-    """One callback that waits for its time."""
+class Waiter:
+    """Who waits for one thing at a time, until a deadline: the base of what connections go through.
 
-    __slots__ = ("_slice", "callback")
+    ``wait`` and ``stop_waiting`` are for the class itself; ``late`` is called once when the time is up.
+    """
 
-    def __init__(self, callback: Callable[[], None], slice_: set[Deadline]) -> None:
-        self.callback = callback
-        self._slice: set[Deadline] | None = slice_
+    __slots__ = ("_slice",)
+
+    def __init__(self) -> None:
+        #: All who wait for the same slice of time, or None.
+        self._slice: set[Waiter] | None = None
+
+    def wait(self, deadlines: Deadlines, seconds: float) -> None:
+        """Wait ``seconds`` from now on, instead of whatever it has waited for."""
+        if self._slice is not None:
+            self._slice.discard(self)
+        self._slice = slice_ = deadlines.slice_of(seconds)
         slice_.add(self)
 
-    def cancel(self) -> None:
-        """Forget it; harmless when it has fired or was cancelled already."""
+    def stop_waiting(self) -> None:
+        """Wait no more; harmless when it does not."""
         if self._slice is not None:
             self._slice.discard(self)
             self._slice = None
+
+    def late(self) -> None:
+        """The time is up."""
+        raise NotImplementedError
+
+
+class Deadline(Waiter):
+    """One callback that waits for its time."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._slice = None
+        self.callback = callback
+
+    def cancel(self) -> None:
+        """Forget it; harmless when it has fired or was cancelled already."""
+        self.stop_waiting()
+
+    def late(self) -> None:
+        """Call back."""
+        self.callback()
 
 
 class Deadlines:
@@ -43,13 +74,19 @@ class Deadlines:
     def __init__(self, clock: IReactorTime, granularity: float = GRANULARITY) -> None:
         self._clock = clock
         self._granularity = granularity
-        self._slices: dict[int, set[Deadline]] = {}
+        self._slices: dict[int, set[Waiter]] = {}
         self._order: list[int] = []
         self._call: IDelayedCall | None = None
         self._called_for = 0
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Deadline:
         """Call ``callback`` once, ``seconds`` from now or up to one slice later."""
+        deadline = Deadline(callback)
+        deadline.wait(self, seconds)
+        return deadline
+
+    def slice_of(self, seconds: float) -> set[Waiter]:
+        """Those who wait for about ``seconds`` from now; see ``Waiter.wait``."""
         tick = int((self._clock.seconds() + seconds) / self._granularity) + 1
         slice_ = self._slices.get(tick)
         if slice_ is None:
@@ -57,7 +94,7 @@ class Deadlines:
             heapq.heappush(self._order, tick)
             if self._call is None or tick < self._called_for:
                 self._schedule()
-        return Deadline(callback, slice_)
+        return slice_
 
     def stop(self) -> None:
         """Forget all deadlines."""
@@ -80,11 +117,11 @@ class Deadlines:
         while self._order and self._order[0] <= now:
             due = self._slices.pop(heapq.heappop(self._order))
             while due:
-                deadline = due.pop()
-                deadline._slice = None
+                waiter = due.pop()
+                waiter._slice = None
                 try:
-                    deadline.callback()
+                    waiter.late()
                 except Exception:
-                    _log.failure("A deadline's callback failed")
+                    _log.failure("What a deadline brings about failed")
         if self._order and self._call is None:
             self._schedule()

@@ -137,7 +137,7 @@ class Leg(SocketFacts):
         self._producer: Any = None
         self._streaming = False
         self._linger: Deadline | None = None
-        relay.add(self.fd, self)
+        relay.members[self.fd] = self
 
     # Joining a protocol or a peer.
 
@@ -163,7 +163,7 @@ class Leg(SocketFacts):
     def release(self) -> SocketType:
         """Give up the socket, unclosed, to another leg that takes this one's place on the relay."""
         self._watch(0)
-        self.relay.remove(self.fd)
+        self.relay.members.pop(self.fd, None)
         self._state = CLOSED
         self.protocol = None
         self.read = _nothing
@@ -473,10 +473,11 @@ class Leg(SocketFacts):
             return
         self._state = CLOSED
         self._reading = False
+        relay = self.relay
         if self._mask:
             self._mask = 0
-            self.relay.unwatch(self.fd)
-        self.relay.remove(self.fd)
+            relay.unwatch(self.fd)
+        relay.members.pop(self.fd, None)
         if self.home is not None:
             self.home.left()
         self.pending = None
@@ -488,11 +489,10 @@ class Leg(SocketFacts):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             except OSError:
                 pass  # the kernel has dropped the connection already
-        self.relay.bury(self.socket)
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            self.relay.later(producer.stopProducing)
-        self.relay.later(functools.partial(self._tell_lost, error))
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            relay.later(producer.stopProducing)
+        relay.bury(self.socket, functools.partial(self._tell_lost, error))
 
     def _tell_lost(self, error: Exception | None) -> None:
         coupling, self.coupling = self.coupling, None

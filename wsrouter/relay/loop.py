@@ -69,9 +69,18 @@ class Relay:
     def __init__(self, reactor: IReactorFDSet) -> None:
         self.reactor = reactor
         self._clock = cast(IReactorTime, reactor)
+        #: The reactor's clock.
+        self.seconds: Callable[[], float] = self._clock.seconds
         self.deadlines = Deadlines(self._clock)
-        #: Descriptor -> member.
+        #: Descriptor -> member, watched or not. Members put themselves in, and take themselves out, unwatched.
         self.members: dict[int, Member] = {}
+        # The epoll object's own functions: with a method around each, every connection would pay for four calls more.
+        #: Begin to serve events of a member's descriptor.
+        self.watch: Callable[[int, int], None] = _not_started
+        #: Change the events of a watched descriptor.
+        self.rewatch: Callable[[int, int], None] = _not_started
+        #: Stop serving a descriptor. Needed before its close: a duplicate elsewhere would keep the event alive.
+        self.unwatch: Callable[[int], None] = _not_started
         #: Client legs that live, and how many may: a session needs a second descriptor for its backend.
         self.clients = 0
         self.client_limit = 1 << 30
@@ -86,7 +95,8 @@ class Relay:
 
     def start(self) -> None:
         """Make the epoll object and join the reactor."""
-        self._epoll = select.epoll()
+        self._epoll = epoll = select.epoll()
+        self.watch, self.rewatch, self.unwatch = epoll.register, epoll.modify, epoll.unregister
         self.reactor.addReader(self)
 
     def stop(self) -> None:
@@ -109,35 +119,15 @@ class Relay:
             self.reactor.removeReader(self)
             self._epoll.close()
             self._epoll = None
+            self.watch = self.rewatch = self.unwatch = _not_started
 
     # What members use.
 
-    def add(self, fd: int, member: Member) -> None:
-        """Take in a member; it lives here until ``remove``, watched or not."""
-        self.members[fd] = member
-
-    def remove(self, fd: int) -> None:
-        """Let a member go; its descriptor must not be watched any more."""
-        self.members.pop(fd, None)
-
-    def watch(self, fd: int, events: int) -> None:
-        """Begin to serve ``events`` of a member's descriptor."""
-        assert self._epoll is not None
-        self._epoll.register(fd, events)
-
-    def rewatch(self, fd: int, events: int) -> None:
-        """Change the events of a watched descriptor."""
-        assert self._epoll is not None
-        self._epoll.modify(fd, events)
-
-    def unwatch(self, fd: int) -> None:
-        """Stop serving a descriptor. Needed before its close: a duplicate elsewhere would keep the event alive."""
-        assert self._epoll is not None
-        self._epoll.unregister(fd)
-
-    def bury(self, sock: SocketType) -> None:
-        """Close a socket at the end of the batch."""
+    def bury(self, sock: SocketType, then: Callable[[], None] | None = None) -> None:
+        """Close a socket at the end of the batch, and run ``then`` as ``later`` would."""
         self._graveyard.append(sock)
+        if then is not None:
+            self._queue.append(then)
         if not self._in_batch:
             self._wake_up()
 
@@ -151,10 +141,6 @@ class Relay:
         """Run ``call`` in the reactor's next turn: for work that must let others have theirs."""
         self._soon.append(call)
         self._wake_up()
-
-    def seconds(self) -> float:
-        """The reactor's clock."""
-        return self._clock.seconds()
 
     # What the reactor uses.
 
@@ -175,7 +161,8 @@ class Relay:
         if epoll is None:
             return
         poll = epoll.poll
-        until = self._clock.seconds() + TURN
+        seconds = self.seconds
+        until = seconds() + TURN
         member_of = self.members.get
         self.heavy = 0
         self._in_batch = True
@@ -197,7 +184,7 @@ class Relay:
                     self._end_batch()
                 if self._epoll is None:
                     return
-                if not events or self.heavy > HEAVY_STEPS or self._clock.seconds() > until:
+                if not events or self.heavy > HEAVY_STEPS or seconds() > until:
                     return
         finally:
             self._in_batch = False
@@ -237,3 +224,8 @@ class Relay:
             self._end_batch()
         finally:
             self._in_batch = False
+
+
+def _not_started(fd: int, events: int = 0) -> None:
+    """Refuse to watch anything: there is no epoll object."""
+    raise RuntimeError("the relay is not running")

@@ -241,7 +241,7 @@ def _parse_fields(
     start_line: bytes,
 ) -> tuple[tuple[Field, ...], tuple[bytes, ...], dict[bytes, list[bytes]]]:
     """The field lines of ``head``, which begin with the CRLF at ``start``, judged behind a start line of our own."""
-    if head.find(b"\r\n\r\n", 2) != len(head) - 4:
+    if not head.endswith(b"\r\n\r\n"):
         raise HttpError(400, "not one whole head")
     lines = head[start + 2 : -4].split(b"\r\n") if len(head) - 4 > start else []
     if not lines:
@@ -252,6 +252,8 @@ def _parse_fields(
     fields, pairs, forms = zip(*entries)  # noqa: B905 (entries are of one size)
     values = dict(pairs)
     if b"" in values:
+        if b"" in lines:
+            raise HttpError(400, "not one whole head")
         unknown = [line for line, entry in zip(lines, entries, strict=True) if entry is _UNJUDGED]
         judged = iter(_judge(unknown, parser, start_line))
         fields, pairs, forms = zip(*[next(judged) if entry is _UNJUDGED else entry for entry in entries], strict=True)

@@ -95,7 +95,7 @@ def check_upgrade(head: RequestHead) -> Upgrade:
     return Upgrade(
         keys[0],
         _offered_subprotocols(subprotocols) if subprotocols else (),
-        _offered_deflate(b",".join(extensions)) if extensions else (),
+        () if not extensions else _offered_deflate(extensions[0] if len(extensions) == 1 else b",".join(extensions)),
     )
 
 
