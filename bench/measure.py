@@ -1,4 +1,4 @@
-"""One reading of one contender: CPU time for each round trip and each opened session, memory for each idle one."""
+"""Readings of one contender: CPU time for each round trip and each opened session, memory for each idle one."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class Proxy:
     backend_port: int
 
 
-def read(contender: Contender, work: str, settings: Settings, generator: Generator, folder: Path) -> Reading:
-    """Take every metric once. Raises BenchError when the proxy or the generator meets any fault."""
-    with _running(contender, work, settings, folder) as proxy:
-        reading = _round_trips(proxy, work, settings, generator)
-        reading |= _opened(proxy, work, settings, generator)
-    if settings.idle and proxy.pids:
-        # A new process: memory that earlier work has left behind would hide what idle sessions need.
-        with _running(contender, work, settings, folder) as proxy:
-            reading |= _idle(proxy, work, settings, generator)
-    return reading
+def read(proxy: Proxy, work: str, settings: Settings, generator: Generator) -> Reading:
+    """Measure round trips and opened sessions once. Raises BenchError when anything meets a fault."""
+    return _round_trips(proxy, work, settings, generator) | _opened(proxy, work, settings, generator)
+
+
+def read_idle(contender: Contender, work: str, settings: Settings, generator: Generator, folder: Path) -> Reading:
+    """Measure what idle sessions need. Raises BenchError when anything meets a fault."""
+    # A new process: memory that earlier work has left behind would hide it.
+    with running(contender, work, settings, folder) as proxy:
+        return _idle(proxy, work, settings, generator) if proxy.pids else {}
 
 
 def _round_trips(proxy: Proxy, work: str, settings: Settings, generator: Generator) -> Reading:
@@ -131,7 +131,7 @@ def _check(result: dict[str, float]) -> None:
 
 
 @contextmanager
-def _running(contender: Contender, work: str, settings: Settings, folder: Path) -> Iterator[Proxy]:
+def running(contender: Contender, work: str, settings: Settings, folder: Path) -> Iterator[Proxy]:
     """Start the contender on its CPU and wait until it listens. Raises BenchError with its log when it does not."""
     backend_port = _free_port()
     port = _free_port(backend_port)

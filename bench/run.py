@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -12,7 +13,7 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -25,6 +26,9 @@ from bench import generator, measure, report
 from bench.contenders import CONTENDERS, PROTOCOLS, WSS, Contender
 
 RESULTS = Path(__file__).parent / "results"
+
+#: How often the memory of idle sessions is measured; it hardly varies.
+IDLE_ROUNDS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,29 +67,65 @@ def _rounds(
     load: generator.Generator,
     taken: list[report.Taken],
 ) -> None:
-    """Every contender takes its turn in every round, so that what drifts, drifts for all of them."""
-    with tempfile.TemporaryDirectory(prefix="wsrouter-bench-") as name:
-        folder = Path(name)
-        _write_certificate(folder / "cert.pem")
-        for turn in range(1, count + 1):
-            for work in works:
-                for contender in contenders:
-                    if work not in contender.works:
-                        continue
-                    print(f"round {turn}/{count}  {work:7} {contender.name:9}", end=" ", file=sys.stderr, flush=True)
-                    try:
-                        reading, error = measure.read(contender, work, settings, load, folder), ""
-                    except generator.BenchError as fault:
-                        reading, error = {}, str(fault)
-                    taken.append(report.Taken(turn, work, contender.name, reading, error))
-                    print(error or _summary(reading), file=sys.stderr, flush=True)
+    """Every contender takes its turn in every round, so that what drifts, drifts for all of them.
+
+    They all run while one kind of work is measured, and rest but in their turns: so turns can be short and follow each
+    other closely. Each other round has them in the opposite order.
+    """
+    for work in works:
+        able = [contender for contender in contenders if work in contender.works]
+        with tempfile.TemporaryDirectory(prefix="wsrouter-bench-") as name, contextlib.ExitStack() as stack:
+            folder = Path(name)
+            proxies: dict[str, measure.Proxy] = {}
+            for contender in able:
+                with _told(taken, 0, work, contender) as reading:
+                    proxies[contender.name] = stack.enter_context(
+                        measure.running(contender, work, settings, _place(folder, contender))
+                    )
+            for turn in range(1, count + 1):
+                for contender in able[:: 1 if turn % 2 else -1]:
+                    if contender.name in proxies:
+                        with _told(taken, turn, work, contender, f"round {turn}/{count}") as reading:
+                            reading |= measure.read(proxies[contender.name], work, settings, load)
+        for turn in range(1, IDLE_ROUNDS + 1 if settings.idle else 1):
+            for contender in able:
+                with (
+                    _told(taken, turn, work, contender, f"idle {turn}/{IDLE_ROUNDS}") as reading,
+                    tempfile.TemporaryDirectory(prefix="wsrouter-bench-") as name,
+                ):
+                    place = _place(Path(name), contender)
+                    reading |= measure.read_idle(contender, work, settings, load, place)
+
+
+def _place(folder: Path, contender: Contender) -> Path:
+    """A folder of the contender's own, with a certificate."""
+    place = folder / contender.name
+    place.mkdir()
+    _write_certificate(place / "cert.pem")
+    return place
+
+
+@contextlib.contextmanager
+def _told(
+    taken: list[report.Taken], turn: int, work: str, contender: Contender, title: str = ""
+) -> Iterator[measure.Reading]:
+    """Note a reading, or why there is none, and say so on the terminal. Nothing is noted of what went well untitled."""
+    reading: measure.Reading = {}
+    error = ""
+    try:
+        yield reading
+    except generator.BenchError as fault:
+        error = str(fault)
+    if error or title:
+        taken.append(report.Taken(turn, work, contender.name, reading, error))
+        print(f"{title or 'start':12} {work:7} {contender.name:9} {error or _summary(reading)}", file=sys.stderr)
 
 
 def _summary(reading: measure.Reading) -> str:
-    shown = (("round_trip_us", "us/round trip"), ("opened_us", "us/opened"), ("idle_kb", "KB/idle"))
-    if "round_trip_us" not in reading:
-        shown = (("round_trips_per_s", "round trips/s"), ("opened_per_s", "opened/s"), ("", ""))
-    return "  ".join(f"{reading[metric]:.1f} {unit}" for metric, unit in shown if metric in reading)
+    shown = {"round_trip_us": "us/round trip", "opened_us": "us/opened", "idle_kb": "KB/idle"}
+    if not shown.keys() & reading.keys():  # no proxy
+        shown = {"round_trips_per_s": "round trips/s", "opened_per_s": "opened/s"}
+    return "  ".join(f"{reading[metric]:.1f} {unit}" for metric, unit in shown.items() if metric in reading)
 
 
 def _publish(options: argparse.Namespace, taken: list[report.Taken], facts: dict[str, object]) -> None:
@@ -114,7 +154,8 @@ def _publish(options: argparse.Namespace, taken: list[report.Taken], facts: dict
 def _conditions(options: argparse.Namespace) -> str:
     return (
         f"{options.connections} connections, {options.size}-byte messages, {options.opening} openings at a time, "
-        f"{options.idle} idle sessions; median (lowest-highest) of {options.rounds} rounds of {options.seconds:g} s"
+        f"{options.idle} idle sessions; median (lowest-highest) of {options.rounds} rounds of {options.seconds:g} s, "
+        f"of {IDLE_ROUNDS} for the idle ones"
     )
 
 
@@ -206,9 +247,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--work", type=_names(list(PROTOCOLS)), default=list(PROTOCOLS), help="kinds of work, by comma")
     add("--reference", default="nginx", help="the contender that ratios are to")
-    add("--rounds", type=int, default=5, help="how often every contender takes its turn")
-    add("--seconds", type=float, default=3.0, help="length of each counted window")
-    add("--warm", type=float, default=1.0, help="seconds of the same work before each window")
+    add("--rounds", type=int, default=15, help="how often every contender takes its turn")
+    add("--seconds", type=float, default=1.0, help="length of each counted window")
+    add("--warm", type=float, default=0.3, help="seconds of the same work before each window")
     add("--connections", type=int, default=100, help="connections that exchange messages")
     add("--opening", type=int, default=32, help="sessions that open at the same time")
     add("--size", type=int, default=125, help="bytes of a message")
