@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from wsrouter.relay.deadlines import GRANULARITY, Deadlines
+from wsrouter.relay.deadlines import GRANULARITY, RECENT, Deadlines
 
 
 @pytest.fixture
@@ -154,3 +154,39 @@ def test_no_deadline_is_early_and_none_later_than_a_slice(start, delays, steps):
                 assert now < when + GRANULARITY + 1e-3, (before, now)
     assert len(times) == len(delays)
     assert not clock.getDelayedCalls()
+
+
+@given(
+    start=st.sampled_from([0.0, 0.35, 1e6 + 0.05]),
+    asked=st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.05, 0.3]), st.sampled_from([-5.0, 0.0, 0.05, 0.1, 1.0]))),
+)
+def test_lengths_that_are_asked_for_again_and_again_keep_their_time(start, asked):
+    clock = Clock()
+    clock.rightNow = start
+    deadlines = Deadlines(clock)
+    due: list[float] = []
+    soonest: list[float] = []
+    times: dict[int, float] = {}
+
+    def passes(seconds: float) -> None:
+        # In steps that end where slices do, too.
+        for _ in range(max(1, round(seconds / 0.01))):
+            clock.advance(min(seconds, 0.01))
+
+    for step, delay in asked:
+        passes(step)
+        number = len(due)
+        due.append(clock.seconds() + delay)
+        soonest.append(max(clock.seconds(), due[-1]))
+        deadlines.after(delay, lambda number=number: times.__setitem__(number, clock.seconds()))
+    passes(1.2)
+    for number, when in enumerate(due):
+        assert when - 1e-6 <= times[number] <= soonest[number] + GRANULARITY + 0.01 + 1e-6
+    assert not clock.getDelayedCalls()
+
+
+def test_lengths_without_number_fill_no_memory(clock):
+    deadlines = Deadlines(clock)
+    for number in range(10 * RECENT):
+        deadlines.after(5 + number / 1000, lambda: None)
+    assert len(deadlines._recent) <= RECENT

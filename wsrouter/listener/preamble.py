@@ -212,27 +212,31 @@ class Preamble(TwistedProtocol, Waiter):
             return
         self._leave()
         door, connection = self._door, self._connection
-        leg, tunnels, name = self.transport, door.tunnels, door.name
-        connection.listener = name  # a reload may have changed it meanwhile
+        connection.listener = door.name  # a reload may have changed it meanwhile
+        if isinstance(verdict, Tls):
+            connection.sni = verdict.sni
         prefetch = bytes(self._received)
-        match verdict:
-            case Tls(sni, alpn):
-                connection.sni = sni
-                rule = tunnels.choose(name, Match.TLS, sni, alpn)
-            case Http():
-                rule = tunnels.choose(name, Match.HTTP)
-            case Opaque(silent):
-                rule = tunnels.choose(name, Match.SILENCE if silent else Match.OPAQUE)
+        rule = None if door.tunnels.empty else self._rule_for(verdict)
         if rule is not None:
             self._tunnel(rule, prefetch)
-        elif isinstance(verdict, Tls):
-            self._terminate(leg, prefetch)
         elif isinstance(verdict, Http):
-            leg.attach(Front(door, door.store, connection), prefetch)
+            self.transport.attach(Front(door, door.store, connection), prefetch)
+        elif isinstance(verdict, Tls):
+            self._terminate(self.transport, prefetch)
         elif verdict.silent:
             self._refuse("silence, and no tunnel rule for it")
         else:
             self._refuse("neither TLS nor HTTP, and no tunnel rule for it")
+
+    def _rule_for(self, verdict: Verdict) -> values.Tunnel | None:
+        tunnels, name = self._door.tunnels, self._door.name
+        match verdict:
+            case Tls(sni, alpn):
+                return tunnels.choose(name, Match.TLS, sni, alpn)
+            case Http():
+                return tunnels.choose(name, Match.HTTP)
+            case Opaque(silent):
+                return tunnels.choose(name, Match.SILENCE if silent else Match.OPAQUE)
 
     def _tunnel(self, rule: values.Tunnel, prefetch: bytes) -> None:
         door, connection = self._door, self._connection

@@ -38,9 +38,11 @@ class TunnelTable:
     written on purpose. Only a ``Match.TLS`` rule looks at names and protocols; where it lists both, both must match.
     """
 
-    __slots__ = ("_access", "_elsewhere", "_listeners")
+    __slots__ = ("_access", "_elsewhere", "_listeners", "empty")
 
     def __init__(self, tunnels: Sequence[Tunnel]) -> None:
+        #: Whether there are no rules at all.
+        self.empty = not tunnels
         self._access = access_of(tunnels)
         named = {listener for tunnel in tunnels for listener in tunnel.listeners}
         self._listeners = {

@@ -17,6 +17,9 @@ from twisted.logger import Logger
 #: The width of a slice, in seconds.
 GRANULARITY = 0.05
 
+#: How many lengths of time are kept at hand. Most are of the configuration, and few.
+RECENT = 64
+
 _log = Logger()
 
 
@@ -73,9 +76,12 @@ class Deadlines:
 
     def __init__(self, clock: IReactorTime, granularity: float = GRANULARITY) -> None:
         self._clock = clock
+        self._seconds = clock.seconds
         self._granularity = granularity
         self._slices: dict[int, set[Waiter]] = {}
         self._order: list[int] = []
+        #: For lengths of time that were asked for lately: the slice, and until when it is the right one.
+        self._recent: dict[float, tuple[set[Waiter], float]] = {}
         self._call: IDelayedCall | None = None
         self._called_for = 0
 
@@ -87,18 +93,27 @@ class Deadlines:
 
     def slice_of(self, seconds: float) -> set[Waiter]:
         """Those who wait for about ``seconds`` from now; see ``Waiter.wait``."""
-        tick = int((self._clock.seconds() + seconds) / self._granularity) + 1
+        now = self._seconds()
+        recent = self._recent.get(seconds)
+        if recent is not None and now < recent[1]:
+            return recent[0]
+        tick = int((now + seconds) / self._granularity) + 1
         slice_ = self._slices.get(tick)
         if slice_ is None:
             slice_ = self._slices[tick] = set()
             heapq.heappush(self._order, tick)
             if self._call is None or tick < self._called_for:
                 self._schedule()
+        if seconds >= 0:
+            if len(self._recent) >= RECENT:
+                self._recent.clear()
+            self._recent[seconds] = slice_, tick * self._granularity - seconds
         return slice_
 
     def stop(self) -> None:
         """Forget all deadlines."""
         self._slices.clear()
+        self._recent.clear()
         self._order.clear()
         if self._call is not None:
             self._call.cancel()
@@ -114,6 +129,7 @@ class Deadlines:
     def _expire(self) -> None:
         self._call = None
         now = self._clock.seconds() / self._granularity
+        self._recent.clear()  # no slice that is over may be asked for again
         while self._order and self._order[0] <= now:
             due = self._slices.pop(heapq.heappop(self._order))
             while due:

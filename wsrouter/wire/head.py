@@ -278,23 +278,30 @@ _UNJUDGED: _Entry = ((b"", b"", b""), (b"", []), b"")
 class _Remembered(dict[bytes, _Entry]):
     def __missing__(self, line: bytes) -> _Entry:
         """The entry of a line that is beyond doubt by its shape, else _UNJUDGED."""
-        found = _PLAIN_LINE.fullmatch(line)
-        if found is None:
+        name, _, value = line.partition(b": ")
+        if name in _spellings and _is_plain(value):
+            lower = _spellings[name]
+            return (lower, name, value), (lower, [value]), line
+        if _PLAIN_NAME.fullmatch(name) is None or not _is_plain(value):
             return _UNJUDGED
-        name, value = found.groups()
         lower = name.lower()
         if lower in _FRAMING_NAMES:
             return _UNJUDGED  # what these mean depends on each other
         entry = ((lower, name, value), (lower, [value]), line)
         if lower not in _NEVER_REMEMBERED:
             _remember(line, entry)
+        elif len(_spellings) < _SPELLINGS:
+            _spellings[name] = lower
         return entry
 
 
 _remembered = _Remembered()
 _entry_of = _remembered.__getitem__
 #: A token, a colon, one blank, visible ASCII: in exactly this shape there is nothing to judge about a line.
-_PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]++): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
+_PLAIN_NAME = re.compile(rb"[A-Za-z0-9-]+")
+#: How the names of lines that are never remembered were spelt, and the names in lower case.
+_spellings: dict[bytes, bytes] = {}
+_SPELLINGS = 64
 _FRAMING_NAMES = frozenset((b"content-length", b"transfer-encoding"))
 REMEMBERED_LINES = 2048
 _REMEMBERED_SIZE = 256
@@ -310,6 +317,17 @@ _NEVER_REMEMBERED = frozenset(
         b"transfer-encoding",
     )
 )
+
+
+def _is_plain(value: bytes) -> bool:
+    """Whether a value is visible ASCII, with blanks between at most."""
+    return (
+        value != b""
+        and value[0] > 0x20
+        and value[-1] > 0x20
+        and value.isascii()
+        and value.decode("ascii").isprintable()
+    )
 
 
 def _remember(line: bytes, entry: _Entry) -> None:
