@@ -279,14 +279,17 @@ class _Remembered(dict[bytes, _Entry]):
     def __missing__(self, line: bytes) -> _Entry:
         """The entry of a line that is beyond doubt by its shape, else _UNJUDGED."""
         name, _, value = line.partition(b": ")
-        if name in _spellings and _is_plain(value):
-            lower = _spellings[name]
-            return (lower, name, value), (lower, [value]), line
-        if _PLAIN_NAME.fullmatch(name) is None or not _is_plain(value):
+        # Visible ASCII, with blanks between at most.
+        if not (
+            value and value[0] > 0x20 and value[-1] > 0x20 and value.isascii() and value.decode("ascii").isprintable()
+        ):
             return _UNJUDGED
+        lower = _spellings.get(name)
+        if lower is not None:
+            return (lower, name, value), (lower, [value]), line
         lower = name.lower()
-        if lower in _FRAMING_NAMES:
-            return _UNJUDGED  # what these mean depends on each other
+        if _PLAIN_NAME.fullmatch(name) is None or lower in _FRAMING_NAMES:
+            return _UNJUDGED  # what framing fields mean depends on each other
         entry = ((lower, name, value), (lower, [value]), line)
         if lower not in _NEVER_REMEMBERED:
             _remember(line, entry)
@@ -317,17 +320,6 @@ _NEVER_REMEMBERED = frozenset(
         b"transfer-encoding",
     )
 )
-
-
-def _is_plain(value: bytes) -> bool:
-    """Whether a value is visible ASCII, with blanks between at most."""
-    return (
-        value != b""
-        and value[0] > 0x20
-        and value[-1] > 0x20
-        and value.isascii()
-        and value.decode("ascii").isprintable()
-    )
 
 
 def _remember(line: bytes, entry: _Entry) -> None:
