@@ -586,6 +586,25 @@ def test_an_access_log_that_cannot_be_opened_leaves_the_old_one(reloading, conne
     one.running.until(lambda: "path=/after" in (tmp_path / "a.log").read_text())
 
 
+def test_an_access_log_that_was_off_stays_off_where_the_new_one_cannot_be_opened(reloading, connect, tmp_path):
+    text = (
+        "[router]\naccess_log = {}\n[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route a]\nredirect = /x\n"
+    )
+    one = reloading(text.format("off"))
+    os.mkfifo(tmp_path / "pipe")  # which nobody reads
+    told = one.reload(text.format("pipe"))
+    assert "pipe: cannot be opened: no such device or address; nothing is written, as before" in told
+    before = len(one.lines)
+    answer_to(connect, one.port(), "/after")
+    one.running.until(lambda: one.running.answered)
+    assert not [line for line in one.lines[before:] if "path=/after" in line]
+    # It is opened by the next reload that can.
+    (tmp_path / "pipe").unlink()
+    one.reload()
+    answer_to(connect, one.port(), "/later")
+    one.running.until(lambda: "path=/later" in (tmp_path / "pipe").read_text())
+
+
 def test_another_form_of_the_log_needs_a_restart(reloading):
     text = "[router]\nlog = {}\n[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route a]\nredirect = /x\n"
     one = reloading(text.format("text"))
