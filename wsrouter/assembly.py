@@ -101,6 +101,7 @@ class Assembly:
             stores = _draw_stores(config, demo, faults, warnings)
             self._keep_stores(config, stores)
         if faults:
+            self._forget(demo)
             raise ConfigError([f"{config.file}: {fault}" for fault in faults])
         routes = config.routes
         rules = {route.name: HeaderRules.of(route) for route in routes}
@@ -118,6 +119,14 @@ class Assembly:
             demo=demo,
             warnings=warnings,
         )
+
+    def discard(self, drawing: Drawing) -> None:
+        """It was drawn in vain: leave nothing of it."""
+        self._forget(drawing.demo)
+
+    def _forget(self, demo: DemoCertificates | None) -> None:
+        if demo is not None and demo is not self.demo:
+            demo.cleanup()
 
     def _draw_pools(self, config: Config, faults: list[str]) -> dict[str, BackendPool]:
         pools: dict[str, BackendPool] = {}
@@ -209,9 +218,8 @@ class Assembly:
             front.reloaded()
         self.listeners[:] = [listener for _, listener in ports.taken]
         self._install_echoes(config, echoes)
-        if drawing.demo is not self.demo and self.demo is not None:
-            self.demo.cleanup()
-        self.demo = drawing.demo
+        old, self.demo = self.demo, drawing.demo
+        self._forget(old)
         self.config = config
         self.memory.commit()
 

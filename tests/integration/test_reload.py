@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import ssl
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -626,6 +627,34 @@ def test_demonstration_backends_come_and_go(reloading, connect):
     assert other.recv_head().startswith(b"HTTP/1.1 101 ")
     with pytest.raises(ConnectionRefusedError):
         connect(first)
+
+
+@pytest.mark.parametrize("fault", ["file", "port"])
+def test_a_refused_reload_leaves_no_demonstration_certificates(reloading, backend, tmp_path, monkeypatch, fault):
+    (tmp_path / "file").write_text("no folder: certificates go to a temporary one")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    taken = backend()
+    text = """
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        demo_certificates = localhost
+        [route a]
+        redirect = /x
+    """
+    one = reloading(text)
+    before = os.listdir(tmp_path / "tmp")
+    assert len(before) == 1
+    broken = text.replace("= localhost", "= localhost, more.localhost")
+    if fault == "port":
+        broken += f"[listener taken]\n        endpoint = tcp:{taken.port}:interface=127.0.0.1\n"
+    else:
+        broken = broken.replace("demo_", "certificates = file\n        demo_")
+    assert "reload refused" in one.reload(broken)
+    assert os.listdir(tmp_path / "tmp") == before
+    assert "reloaded" in one.reload(text.replace("= localhost", "= localhost, more.localhost"))
+    assert len(os.listdir(tmp_path / "tmp")) == 1
 
 
 # What is asked for meanwhile, and what is left.
