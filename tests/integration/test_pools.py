@@ -303,6 +303,25 @@ def test_who_leaves_the_line_leaves_no_count_behind(clients_of, fleet, kind) -> 
     clients.running.until(lambda: clients.live == [0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("session", 0), ("session", 200_000), ("tunnel", 0), ("tunnel", 200_000), ("http", 0)]
+)
+def test_who_is_reset_in_line_makes_room_at_once(clients_of, fleet, kind, said) -> None:
+    clients = clients_of(fleet.pool("max_sessions=1"), ONE_PLACE)
+    first = clients.begin("session")
+    clients.hear("session", first)
+    gone = clients.begin(kind)
+    in_line(clients, 1)
+    # So much that the router stops to read.
+    gone.send(bytes(said))
+    clients.running.settle()
+    gone.reset()
+    in_line(clients, 0)
+    assert clients.live == [1]
+    first.close()
+    clients.running.until(lambda: clients.live == [0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_has_waited_in_vain_is_told_to_come_back(clients_of, fleet, kind) -> None:
     clients = clients_of(fleet.pool("max_sessions=1"), "queue = 1\nqueue_timeout = 200ms")

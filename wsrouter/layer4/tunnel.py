@@ -79,7 +79,7 @@ class Tunnel:
         )
         client.protocol = None
         client.coupling = self
-        client.pauseProducing()
+        client.await_end()
 
     def start(self) -> None:
         """Look for a backend."""
@@ -161,7 +161,7 @@ class Tunnel:
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
-            self._refuse("the client left while a backend was dialled")
+            self._refuse("the client left before a backend was reached")
         elif other is None:
             self._finished()
         elif error is None:

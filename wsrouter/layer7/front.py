@@ -129,7 +129,7 @@ class Front(Protocol):
         elif self._stage is Stage.OPENING:
             self._received += data
             if len(self._received) > EARLY_LIMIT:
-                self._leg.pauseProducing()
+                self._leg.await_end()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client has left."""
