@@ -571,6 +571,22 @@ def test_retry_time_bounds_all_attempts_together(clients_of, backend, kind) -> N
     assert clients.live == [0] * 4
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_is_cut_short_by_retry_time_is_not_blamed(clients_of, backend, refusing_address, kind) -> None:
+    # They accept, and never speak TLS.
+    servers = [backend() for _ in range(2)]
+    clients = clients_of(
+        ", ".join([refusing_address, *(server.address for server in servers)]),
+        "balance = first\ntls = yes\ntls_verify = no\nconnect_timeout = 60s\nretry_time = 300ms\nmax_failures = 1",
+    )
+    client = clients.begin(kind)
+    answer = client.recv_all() if kind == "tunnel" else client.recv_head()
+    assert answer == b"" if kind == "tunnel" else answer.startswith(b"HTTP/1.1 504 ")
+    assert servers[0].was_contacted()
+    assert [clients.state(place) for place in range(3)] == [State.EJECTED, State.UP, State.UP]
+    assert clients.live == [0] * 3
+
+
 # PROXY headers.
 
 

@@ -173,7 +173,9 @@ class BackendPool:
     # What openings tell of backends.
 
     def failed(self, member: Member, error: DialError | BackendError) -> None:
-        """An opening failed, and it was the backend's fault."""
+        """An opening failed at ``member``; it is the backend's fault unless the attempt was cut short."""
+        if isinstance(error, DialError) and error.cut_short:
+            return
         self.table.failure(member, self.relay.seconds(), error.reason)
 
     def worked(self, member: Member) -> None:
@@ -205,10 +207,12 @@ class BackendPool:
             failed(DialError("it is not of the pool any more"))
             return None
         limit = self.config.connect_timeout
+        if timeout is not None and timeout < limit:
+            limit, failed = timeout, _cut_short(failed)
         return Dial(
             self.relay,
             addresses,
-            limit if timeout is None or timeout > limit else timeout,
+            limit,
             connected,
             failed,
             tls,
@@ -216,9 +220,9 @@ class BackendPool:
             preface,
         )
 
-    def endpoint(self, member: Member, preface: bytes = b"") -> IStreamClientEndpoint:
-        """``member`` as a Twisted endpoint: for the HTTP client."""
-        return _DialEndpoint(self, member, preface)
+    def endpoint(self, member: Member, preface: bytes = b"", timeout: float | None = None) -> IStreamClientEndpoint:
+        """``member`` as a Twisted endpoint, for the HTTP client; ``preface`` and ``timeout`` are those of ``dial``."""
+        return _DialEndpoint(self, member, preface, timeout)
 
 
 def try_files(config: Pool) -> None:
@@ -239,12 +243,22 @@ def _sticky_of(config: Pool, members: tuple[Member, ...]) -> StickyCookie | None
     return None if config.sticky is None else StickyCookie(config.sticky, config.name, members)
 
 
+def _cut_short(failed: Callable[[DialError], None]) -> Callable[[DialError], None]:
+    """Tell ``failed`` of a time that ran out as of one that was too short."""
+
+    def tell(error: DialError) -> None:
+        failed(DialError(error.reason, timed_out=True, cut_short=True) if error.timed_out else error)
+
+    return tell
+
+
 @implementer(IStreamClientEndpoint)
 class _DialEndpoint:
-    def __init__(self, pool: BackendPool, member: Member, preface: bytes) -> None:
+    def __init__(self, pool: BackendPool, member: Member, preface: bytes, timeout: float | None) -> None:
         self._pool = pool
         self._member = member
         self._preface = preface
+        self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Dial the backend and attach a protocol of the factory to the leg."""
@@ -268,5 +282,5 @@ class _DialEndpoint:
                 return
             result.callback(protocol)
 
-        dial = self._pool.dial(self._member, connected, result.errback, self._preface)
+        dial = self._pool.dial(self._member, connected, result.errback, self._preface, self._timeout)
         return result
