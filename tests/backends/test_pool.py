@@ -278,11 +278,12 @@ def test_a_sticky_cookie_that_a_reload_brings_knows_the_members(rig):
 # Reaching one.
 
 
-def test_one_that_has_left_a_pool_with_tls_is_not_dialled_in_the_clear(rig):
+@pytest.mark.parametrize("tls", [BackendTls(verify=False), None], ids=["stays", "goes"])
+def test_one_that_has_left_a_pool_with_tls_is_not_dialled_in_the_clear(rig, tls):
     server = rig.server()
     pool = pool_of(rig, backend_at(server), B, tls=BackendTls(verify=False))
     left = pool.members[0]
-    reconfigured(pool, B)
+    reconfigured(pool, B, tls=tls)
     errors: list[DialError] = []
     assert pool.dial(left, lambda leg: None, errors.append) is None
     assert [error.reason for error in errors] == ["it is not of the pool any more"]

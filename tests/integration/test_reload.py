@@ -269,6 +269,33 @@ def test_a_plain_request_that_ends_at_a_backend_which_a_reload_has_added_is_boun
     one.running.until(lambda: not one.running.in_use("app"))
 
 
+ASK_APP = b"GET /app HTTP/1.1\r\nHost: localhost\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def test_a_request_whose_kept_connection_breaks_does_not_go_to_a_removed_backend_again(reloading, backend, connect):
+    first, second = backend(), backend()
+    text = BASE.replace("path = /app", "path = /app\n    accept = http")
+    one = reloading(text.format(address=first.address))
+    client = connect(one.port())
+    client.send(ASK_APP)
+    peer = first.accept()
+    peer.recv_head()
+    peer.send(OK)
+    assert client.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+    client.send(ASK_APP)
+    peer.recv_head()
+    one.reload(text.format(address=second.address))
+    peer.close()
+    other = second.accept()
+    other.recv_head()
+    other.send(OK)
+    assert client.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+    first.socket.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        first.socket.accept()
+
+
 def test_a_tunnel_whose_rule_and_pool_are_gone_goes_on_and_ends_in_order(reloading, backend, connect):
     server = backend()
     text = """

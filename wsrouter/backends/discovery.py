@@ -126,10 +126,6 @@ class Discovery:
         literal = self._literals.get(backend)
         if literal is not None:
             return literal
-        if backend.host not in self._names:
-            # A client may still be on its way to a backend that was taken out.
-            address = literal_address(backend)
-            return () if address is None else (address,)
         hosts = self._hosts.get(backend.host, [])
         if len(hosts) > 1:
             self._turn += 1

@@ -194,17 +194,16 @@ class BackendPool:
     ) -> Dial | None:
         """Connect to ``member``, with ``preface`` as its first bytes, then TLS where the pool has it.
 
-        ``timeout`` shortens the pool's own. None: it has no address, and ``failed`` was called.
+        ``timeout`` shortens the pool's own. None: it cannot be dialled, and ``failed`` was called.
         """
+        if self.table.get(member) is None:
+            # A reload has taken it out: how to speak to it, in TLS or in the clear, is not known any more.
+            failed(DialError("it is not of the pool any more"))
+            return None
         backend = member.backend
         addresses = self.discovery.addresses(backend)
         if not addresses:
             failed(DialError("its name does not resolve"))
-            return None
-        tls = self._tls.get(backend)
-        if tls is None and self._tls:
-            # A reload has taken it out of the pool; what was meant for TLS must not go there in the clear.
-            failed(DialError("it is not of the pool any more"))
             return None
         limit = self.config.connect_timeout
         if timeout is not None and timeout < limit:
@@ -215,7 +214,7 @@ class BackendPool:
             limit,
             connected,
             failed,
-            tls,
+            self._tls.get(backend),
             self.keepalive,
             preface,
         )
