@@ -19,7 +19,8 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from wsrouter.backends.discovery import Discovery
-from wsrouter.backends.pool import BackendPool, try_files
+from wsrouter.backends.pool import BackendPool
+from wsrouter.backends.tls import PoolTls
 from wsrouter.config import values
 from wsrouter.config.differences import same
 from wsrouter.config.memory import FileMemory
@@ -52,6 +53,8 @@ class Drawing:
     config: Config
     #: The pools, those that run already among them.
     pools: Mapping[str, BackendPool]
+    #: What those that run already will speak TLS with.
+    pool_tls: Mapping[str, PoolTls]
     proxies: Mapping[str, HttpProxy]
     stores: Mapping[str, CertificateStore | None]
     tunnels: TunnelTable
@@ -97,7 +100,7 @@ class Assembly:
         warnings: list[str] = []
         with self.memory.reading():
             demo = self._demo_certificates(config)
-            pools = self._draw_pools(config, faults)
+            pools, pool_tls = self._draw_pools(config, faults)
             stores = _draw_stores(config, demo, faults, warnings)
             self._keep_stores(config, stores)
         if faults:
@@ -110,6 +113,7 @@ class Assembly:
         return Drawing(
             config=config,
             pools=pools,
+            pool_tls=pool_tls,
             proxies=proxies,
             stores=stores,
             tunnels=TunnelTable(config.tunnels),
@@ -128,19 +132,20 @@ class Assembly:
         if demo is not None and demo is not self.demo:
             demo.cleanup()
 
-    def _draw_pools(self, config: Config, faults: list[str]) -> dict[str, BackendPool]:
+    def _draw_pools(self, config: Config, faults: list[str]) -> tuple[dict[str, BackendPool], dict[str, PoolTls]]:
         pools: dict[str, BackendPool] = {}
+        tls: dict[str, PoolTls] = {}
         for pool in config.pools:
             running = self.pools.get(pool.name)
             try:
                 if running is None:
                     pools[pool.name] = BackendPool(self.relay, pool, self.discovery, _keepalive(config))
                 else:
-                    try_files(pool)
+                    tls[pool.name] = PoolTls.read(pool)
                     pools[pool.name] = running
             except ConfigError as error:
                 faults += [f"[pool {pool.name}] {fault}" for fault in error.faults]
-        return pools
+        return pools, tls
 
     def _keep_stores(self, config: Config, stores: dict[str, CertificateStore | None]) -> None:
         """Keep the stores whose files say what they said: the TLS sessions of clients can be resumed then."""
@@ -238,7 +243,7 @@ class Assembly:
             if before.get(name) is not pool:
                 self._begin(pool)
             elif not (unchanged and same(pool.config, wanted[name])) or _has_files(wanted[name]):
-                self._reconfigure(pool, wanted[name], _keepalive(config))
+                pool.reconfigure(wanted[name], _keepalive(config), drawing.pool_tls[name])
         for name, pool in before.items():
             if self.pools.get(name) is not pool:
                 pool.stop()
@@ -256,15 +261,6 @@ class Assembly:
         pool.observe_gone(down)
         if self.serving:
             pool.start()
-
-    def _reconfigure(self, pool: BackendPool, config: values.Pool, keepalive: float | None) -> None:
-        try:
-            with self.memory.reading():
-                pool.reconfigure(config, keepalive)
-        except ConfigError as error:
-            # Its files were good a moment ago.
-            for fault in error.faults:
-                _log.error("pool {name} stays as it was: {fault}", name=config.name, fault=fault)
 
     def _install_echoes(self, config: Config, opened: Mapping[int, EchoService]) -> None:
         wanted = {port for echo in config.echoes for port in echo.ports}

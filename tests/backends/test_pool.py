@@ -11,8 +11,9 @@ from twisted.internet.protocol import Factory, Protocol
 
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.pool import BackendPool
+from wsrouter.backends.tls import PoolTls
 from wsrouter.config.values import Backend, BackendTls, Balance, Check, CheckKind, Pool, Sticky
-from wsrouter.errors import BackendError, ConfigError, DialError
+from wsrouter.errors import BackendError, DialError
 from wsrouter.policy.health import Hand, State
 from wsrouter.policy.members import Member
 
@@ -31,7 +32,8 @@ def pool_of(rig: Any, *backends: Backend, **more: Any) -> BackendPool:
 
 
 def reconfigured(pool: BackendPool, *backends: Backend, **more: Any) -> None:
-    pool.reconfigure(replace(pool.config, **{"backends": backends or pool.config.backends} | more), pool.keepalive)
+    config = replace(pool.config, **{"backends": backends or pool.config.backends} | more)
+    pool.reconfigure(config, pool.keepalive, PoolTls.read(config))
 
 
 # Choosing.
@@ -195,28 +197,6 @@ def test_one_that_was_down_already_is_told_of_when_it_leaves_all_the_same(rig):
     assert gone == [left]
 
 
-@pytest.mark.parametrize("where", ["tls", "check"])
-def test_a_tls_file_that_cannot_be_used_changes_nothing(rig, tmp_path, where):
-    pool = pool_of(rig, A, B, check=CHECK)
-    pool.start()
-    gone: list[Member] = []
-    pool.observe_gone(gone.append)
-    before = (pool.config, pool.members, pool.epoch, pool.sticky, list(pool.table), pool.line.size)
-    calls = rig.getDelayedCalls()
-    unusable = BackendTls(ca=tmp_path / "absent.pem")
-    more = {"tls": unusable} if where == "tls" else {"check": replace(CHECK, tls=unusable)}
-    with pytest.raises(ConfigError, match="tls_ca"):
-        reconfigured(pool, replace(A, weight=9), C, sticky=Sticky("id"), queue=9, **more)
-    assert (pool.config, pool.members, pool.epoch, pool.sticky, list(pool.table), pool.line.size) == before
-    assert [member.weight for member in pool.members] == [1, 1]
-    assert gone == []
-    assert rig.getDelayedCalls() == calls
-    # A later reload finds the check as it was: its rounds go on.
-    reconfigured(pool)
-    assert set(rig.getDelayedCalls()) == set(calls)
-    pool.stop()
-
-
 def test_connections_to_backends_are_told_apart_by_what_they_were_made_of(rig):
     pool = pool_of(rig, A)
     epoch = pool.epoch
@@ -238,7 +218,7 @@ def test_who_waits_gets_a_place_that_a_reload_opens(rig, opens):
     pool.take(pool.members[0])
     served: list[Any] = []
     pool.wait(None, served.append)
-    pool.reconfigure(replace(pool.config, **opens), None)
+    reconfigured(pool, **opens)
     rig.turn()
     assert served == [pool.members[-1]]
     assert sum(member.live for member in pool.members) == 2

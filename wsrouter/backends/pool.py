@@ -15,12 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
 
-from wsrouter.backends.dial import Dial, TlsClient
+from wsrouter.backends.dial import Dial
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.health import HealthChecker
-from wsrouter.backends.tls import backend_context, server_name
+from wsrouter.backends.tls import PoolTls
 from wsrouter.backends.waiting import Waiting, WaitingLine
-from wsrouter.config.values import Backend, Pool
+from wsrouter.config.values import Pool
 from wsrouter.errors import BackendError, DialError
 from wsrouter.policy.balancing import balancer_for
 from wsrouter.policy.health import Change, State
@@ -45,7 +45,7 @@ class BackendPool:
         self.keepalive = keepalive
         self.members = tuple([Member(backend) for backend in config.backends])
         clock = cast(IReactorTime, relay.reactor)
-        self._tls = _tls_of(config)
+        self.tls = PoolTls.read(config)
         self._random = random.Random()
         self._balancer = balancer_for(config, self.members, self._random)
         self.sticky = _sticky_of(config, self.members)
@@ -69,9 +69,8 @@ class BackendPool:
         self._checker.stop()
         self.line.dismiss()
 
-    def reconfigure(self, config: Pool, keepalive: float | None) -> None:
-        """Take over a reload. Raises ConfigError, before anything has changed, for TLS files that cannot be used."""
-        tls = _tls_of(config)
+    def reconfigure(self, config: Pool, keepalive: float | None, tls: PoolTls) -> None:
+        """Take over a reload; ``tls`` was read for ``config``."""
         now = self.relay.seconds()
         known = {member.backend.label: member for member in self.members}
         members = []
@@ -81,12 +80,7 @@ class BackendPool:
                 member = Member(backend, since=now)
             members.append(member)
         before, self.config = self.config, config
-        try:
-            self._checker.prepare(members)
-        except Exception:
-            self.config = before
-            raise
-        self.keepalive, self._tls, self.epoch = keepalive, tls, object()
+        self.keepalive, self.tls, self.epoch = keepalive, tls, object()
         for member, backend in zip(members, config.backends, strict=True):
             member.reconfigure(backend)
         self.members = tuple(members)
@@ -214,7 +208,7 @@ class BackendPool:
             limit,
             connected,
             failed,
-            self._tls.get(backend),
+            self.tls.backends.get(backend),
             self.keepalive,
             preface,
         )
@@ -222,20 +216,6 @@ class BackendPool:
     def endpoint(self, member: Member, preface: bytes = b"", timeout: float | None = None) -> IStreamClientEndpoint:
         """``member`` as a Twisted endpoint, for the HTTP client; ``preface`` and ``timeout`` are those of ``dial``."""
         return _DialEndpoint(self, member, preface, timeout)
-
-
-def try_files(config: Pool) -> None:
-    """Read the files that a pool needs. Raises ConfigError for those that cannot be used."""
-    _tls_of(config)
-    if config.check is not None and config.check.tls is not None:
-        backend_context(config.check.tls)
-
-
-def _tls_of(config: Pool) -> dict[Backend, TlsClient]:
-    if config.tls is None:
-        return {}
-    context = backend_context(config.tls)
-    return {backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends}
 
 
 def _sticky_of(config: Pool, members: tuple[Member, ...]) -> StickyCookie | None:
