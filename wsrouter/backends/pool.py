@@ -130,10 +130,6 @@ class BackendPool:
             return preferred
         return self._balancer.pick(self.relay.seconds(), key, excluded)
 
-    def could_pick(self, excluded: Collection[Member | None]) -> bool:
-        """Whether ``pick`` would find a member beside those that were tried. Nobody's turn is used up."""
-        return any(member.takes and member.weight > 0 and member not in excluded for member in self.members)
-
     def _pick_for_waiting(self, key: bytes | None) -> Member | None:
         return self._balancer.pick(self.relay.seconds(), key)
 
