@@ -79,6 +79,8 @@ class Assembly:
         self.discovery = Discovery(reactor, reactor, backends_of(config))
         self.evictions = Evictions(reactor, self.registry)
         self.pools: dict[str, BackendPool] = {}
+        #: Those that a reload has removed, and somebody may still need.
+        self.retired: list[BackendPool] = []
         self.proxies: dict[str, HttpProxy] = {}
         self.layer4 = Layer4(self.relay, self.registry, self.pools, self.sweeper)
         self.site = Site(self.relay, self.registry, self.sweeper, self.pools, RouteTable(()), {}, {})
@@ -208,8 +210,8 @@ class Assembly:
     def install(self, drawing: Drawing, ports: Ports, echoes: Mapping[int, EchoService]) -> None:
         """Put ``drawing`` in force, in one step."""
         config = drawing.config
-        self.discovery.reconfigure(backends_of(config))
         self._install_pools(drawing)
+        self.discovery.reconfigure(backends_of(config))
         site = self.site
         site.routes, site.rules, site.handlers = drawing.routes, drawing.rules, drawing.handlers
         site.log_query, site.drain_path = config.router.log_query, config.router.drain_path
@@ -231,6 +233,7 @@ class Assembly:
     def _install_pools(self, drawing: Drawing) -> None:
         old_config, config = self.config, drawing.config
         before = dict(self.pools)
+        self.retired = [pool for pool in self.retired if not pool.stopped]
         wanted = {pool.name: pool for pool in config.pools}
         self.pools.clear()
         self.pools.update(drawing.pools)
@@ -246,13 +249,15 @@ class Assembly:
                 pool.reconfigure(wanted[name], _keepalive(config), drawing.pool_tls[name])
         for name, pool in before.items():
             if self.pools.get(name) is not pool:
-                pool.stop()
+                pool.retire()
+                self.retired.append(pool)
                 for backend in pool.config.backends:
                     self.evictions.gone(pool.config, backend.label)
 
     def _begin(self, pool: BackendPool) -> None:
         def down(member: Member) -> None:
-            self.evictions.gone(pool.config, member.label)
+            if self.pools.get(pool.name) is pool:
+                self.evictions.gone(pool.config, member.label)
             if member in pool.members:
                 # Down, and not just removed: it will hardly answer those who wait for it.
                 for front in list(self.site.fronts):
@@ -296,7 +301,7 @@ class Assembly:
         self.evictions.stop()
         waiting = self.release()
         waiting += [maybeDeferred(proxy.stop) for proxy in self.proxies.values()]
-        for pool in self.pools.values():
+        for pool in (*self.pools.values(), *self.retired):
             pool.stop()
         for entry in list(self.registry.entries.values()):
             entry.abort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -133,6 +134,70 @@ def test_a_pool_that_stops_lets_nobody_wait_on(rig):
     pool.wait(None, served.append)
     pool.stop()
     assert served == [None]
+
+
+def test_a_pool_that_retires_serves_who_waits_and_stops_when_nobody_can_need_it(rig):
+    pool = pool_of(rig, replace(A, max_sessions=1), queue=1, queue_timeout=20.0, retry_time=5.0, check=CHECK)
+    pool.start()
+    (member,) = pool.members
+    pool.take(member)
+    served: list[Any] = []
+    pool.wait(None, served.append)
+    pool.retire()
+    for _ in range(15):
+        rig.pass_time(1.0)
+    assert served == []
+    pool.give_back(member)
+    rig.turn()
+    assert served == [member]
+    for _ in range(5):
+        # It may still have to try another one.
+        assert not pool.stopped
+        rig.pass_time(1.0)
+    for _ in range(10):
+        rig.pass_time(1.0)
+    assert pool.stopped
+    assert not rig.getDelayedCalls()
+
+
+def test_a_pool_that_retires_lets_who_waits_use_up_its_time(rig):
+    pool = pool_of(rig, replace(A, max_sessions=1), queue=1, queue_timeout=60.0, retry_time=5.0)
+    pool.take(pool.members[0])
+    served: list[Any] = []
+    pool.wait(None, served.append)
+    reconfigured(pool, queue_timeout=1.0)
+    pool.retire()
+    for _ in range(59):
+        rig.pass_time(1.0)
+    assert served == []
+    assert not pool.stopped
+    for _ in range(12):
+        rig.pass_time(1.0)
+    assert served == [None]
+    assert pool.stopped
+    assert not rig.getDelayedCalls()
+
+
+def test_a_retired_pool_may_be_stopped_before_its_time(rig):
+    pool = pool_of(rig, A)
+    pool.start()
+    pool.retire()
+    pool.stop()
+    assert not rig.getDelayedCalls()
+
+
+def test_a_retired_pool_knows_the_addresses_of_its_backends_though_others_forget_them(rig):
+    server = rig.server()
+    named = Backend("app.internal", server.getsockname()[1])
+    pool = pool_of(rig, named)
+    discovery = pool.discovery
+    discovery._hosts["app.internal"] = [(socket.AF_INET, "127.0.0.1")]
+    pool.retire()
+    discovery.reconfigure([])
+    legs: list[Any] = []
+    pool.dial(pool.members[0], legs.append, pytest.fail)
+    rig.until(lambda: legs)
+    pool.stop()
 
 
 # Reloads.

@@ -269,6 +269,84 @@ def test_a_plain_request_that_ends_at_a_backend_which_a_reload_has_added_is_boun
     one.running.until(lambda: not one.running.in_use("app"))
 
 
+WAITING = """
+    [listener main]
+    endpoint = tcp:0:interface=127.0.0.1
+    [route app]
+    path = /app
+    pool = app
+    accept = both
+    [tunnel all]
+    match = opaque
+    pool = app
+    [pool app]
+    backends = {address} max_sessions=1
+    queue = 5
+    queue_timeout = 60s
+    retry_time = 100ms
+    on_down = {on_down}
+"""
+
+
+@pytest.mark.parametrize("kind", ["session", "http", "tunnel"])
+def test_who_waits_in_line_of_a_removed_pool_gets_its_place_there(
+    reloading, backend, open_session, connect, frame, kind
+):
+    server = backend()
+    one = reloading(WAITING.format(address=server.address, on_down="keep"))
+    first, its_peer = open_session(one.running, server, "/app")
+    pool = one.running.service.pools["app"]
+    client = connect(one.port())
+    if kind == "session":
+        client.request("/app")
+    else:
+        client.send(ASK_APP if kind == "http" else b"\0hello")
+    one.running.until(lambda: len(pool.line) == 1)
+    one.reload(BASE.format(address=backend().address).replace("app", "other"))
+    assert one.running.service.pools["other"] is not pool
+    assert client.nothing_comes()
+    assert not one.running.refused
+    its_peer.close()
+    first.close()
+    peer = server.accept()
+    if kind == "session":
+        peer.answer()
+        assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+        still_echoes(frame, client, peer)
+    elif kind == "http":
+        peer.recv_head()
+        peer.send(OK)
+        assert client.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+    else:
+        assert peer.recv_exactly(6) == b"\0hello"
+    # With the last that could need it, the pool ends.
+    one.running.until(lambda: pool.stopped)
+
+
+@pytest.mark.parametrize("kind", ["session", "http"])
+def test_who_tries_on_in_a_removed_pool_still_knows_the_names_of_its_backends(reloading, backend, connect, kind):
+    servers = [backend(), backend()]
+    text = BASE.replace("path = /app", "path = /app\n    accept = both") + "\n    balance = first\n"
+    one = reloading(text.format(address=", ".join(f"localhost:{server.port}" for server in servers)))
+    client = connect(one.port())
+    if kind == "session":
+        client.request("/app")
+    else:
+        client.send(ASK_APP)
+    peer = servers[0].accept()
+    peer.recv_head()
+    one.reload(BASE.format(address=backend().address).replace("app", "other"))
+    peer.close()
+    other = servers[1].accept()
+    if kind == "session":
+        other.answer()
+        assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+    else:
+        other.recv_head()
+        other.send(OK)
+        assert client.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+
+
 ASK_APP = b"GET /app HTTP/1.1\r\nHost: localhost\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
 
 from wsrouter.backends.dial import Dial
@@ -33,6 +33,9 @@ from wsrouter.relay.loop import Relay
 #: In these states a backend is gone for its live sessions, too; one ejected for failed openings may still serve those.
 _GONE = frozenset((State.DOWN, State.OFF))
 
+#: How often at most a retired pool looks whether anybody needs it still, in seconds.
+SHORTEST_LOOK = 0.1
+
 
 class BackendPool:
     """One ``[pool]`` of the configuration, running. Raises ConfigError for TLS files that cannot be used."""
@@ -40,11 +43,15 @@ class BackendPool:
     def __init__(self, relay: Relay, config: Pool, discovery: Discovery, keepalive: float | None = None) -> None:
         self.relay = relay
         self.name = config.name
+        #: It watches nobody any more, and nobody waits.
+        self.stopped = False
         self.discovery = discovery
         self.config = config
         self.keepalive = keepalive
         self.members = tuple([Member(backend) for backend in config.backends])
-        clock = cast(IReactorTime, relay.reactor)
+        self._clock = clock = cast(IReactorTime, relay.reactor)
+        #: Retired, it looks again and again whether anybody needs it still.
+        self._look: IDelayedCall | None = None
         self.tls = PoolTls.read(config)
         self._random = random.Random()
         self._balancer = balancer_for(config, self.members, self._random)
@@ -66,8 +73,29 @@ class BackendPool:
 
     def stop(self) -> None:
         """Watch no more; who waits gets no backend."""
+        self.stopped = True
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         self._checker.stop()
         self.line.dismiss()
+
+    def retire(self) -> None:
+        """No configuration names it any more: go on for those who wait or try already, and ``stop`` behind them."""
+        self.discovery = self.discovery.detached(member.backend for member in self.members)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        pause = max(self.config.retry_time, SHORTEST_LOOK)
+        self._look = self._clock.callLater(pause, self._look_for_anybody, bool(self.line.waiting))
+
+    def _look_for_anybody(self, waited: bool) -> None:
+        self._look = None
+        if waited or self.line.waiting:
+            self._look_later()
+        else:
+            # Nobody new has come for a whole retry_time, from outside or from the line: nobody tries any more.
+            self.stop()
 
     def reconfigure(self, config: Pool, keepalive: float | None, tls: PoolTls) -> None:
         """Take over a reload; ``tls`` was read for ``config``."""
