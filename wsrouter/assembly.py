@@ -37,6 +37,7 @@ from wsrouter.listener.listener import Listener
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Registry
 from wsrouter.ops.on_down import Evictions
+from wsrouter.policy.health import Change, State
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import RouteTable
 from wsrouter.policy.tunnels import TunnelTable
@@ -247,6 +248,8 @@ class Assembly:
                 self._begin(pool)
             elif not (unchanged and same(pool.config, wanted[name])) or _has_files(wanted[name]):
                 pool.reconfigure(wanted[name], _keepalive(config), drawing.pool_tls[name])
+        for place in _places_of(config) - _places_of(old_config):
+            self.evictions.back(*place)
         for name, pool in before.items():
             if self.pools.get(name) is not pool:
                 pool.retire()
@@ -263,7 +266,12 @@ class Assembly:
                 for front in list(self.site.fronts):
                     front.backend_gone(member)
 
+        def changed(member: Member, change: Change) -> None:
+            if change.new is State.UP and self.pools.get(pool.name) is pool:
+                self.evictions.back(pool.name, member.label)
+
         pool.observe_gone(down)
+        pool.table.observe(changed)
         if self.serving:
             pool.start()
 
@@ -316,6 +324,11 @@ class Assembly:
 def backends_of(config: Config) -> list[values.Backend]:
     """All backends of all pools."""
     return [backend for pool in config.pools for backend in pool.backends]
+
+
+def _places_of(config: Config) -> set[tuple[str, str]]:
+    """All backends, as pool and label."""
+    return {(pool.name, backend.label) for pool in config.pools for backend in pool.backends}
 
 
 def _keepalive(config: Config) -> float | None:

@@ -845,3 +845,70 @@ def test_sessions_of_a_removed_pool_are_closed_where_it_said_so(reloading, backe
     one.reload(text.format(address=new.address).replace("app", "other"))
     assert client.recv_frame().code == 1012
     assert peer.recv_frame().code == 1012
+
+
+@pytest.mark.parametrize("removed", ["backend", "pool"])
+def test_an_opening_under_way_at_what_a_reload_removes_becomes_no_session_that_stays(
+    reloading, backend, connect, removed
+):
+    old, new = backend(), backend()
+    text = BASE + "\n    on_down = close\n    down_spread = 0s\n"
+    one = reloading(text.format(address=old.address))
+    client = connect(one.port())
+    client.request("/app")
+    peer = old.accept()
+    head = peer.recv_head()
+    after = text.format(address=new.address)
+    one.reload(after if removed == "backend" else after.replace("app", "other"))
+    peer.send(peer.agreement(head))
+    assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+    assert client.recv_frame().code == 1012
+    assert peer.recv_frame().code == 1012
+    client.close()
+    peer.close()
+    one.running.until(lambda: one.running.closed)
+    assert one.running.closed[0][1].reason == f"backend {old.address} is gone"
+
+
+def test_an_opening_under_way_at_a_backend_that_has_come_back_meanwhile_is_left_alone(
+    reloading, backend, connect, frame
+):
+    old, new = backend(), backend()
+    text = BASE + "\n    on_down = close\n    down_spread = 0s\n"
+    one = reloading(text.format(address=old.address))
+    client = connect(one.port())
+    client.request("/app")
+    peer = old.accept()
+    head = peer.recv_head()
+    one.reload(text.format(address=new.address))
+    one.reload(text.format(address=f"{new.address}, {old.address}"))
+    peer.send(peer.agreement(head))
+    assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+    still_echoes(frame, client, peer)
+
+
+def test_a_tunnel_that_is_dialled_while_its_backend_is_removed_is_cut(reloading, backend, connect, authority):
+    old, new = backend(), backend()
+    text = """
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        [tunnel all]
+        match = any
+        pool = app
+        [pool app]
+        backends = {address}
+        tls = yes
+        tls_verify = no
+        on_down = close
+        down_spread = 0s
+    """
+    one = reloading(text.format(address=old.address))
+    client = connect(one.port())
+    client.send(b"\0hello")
+    peer = old.accept()
+    one.reload(text.format(address=new.address))
+    peer.socket = authority.server_context("localhost").wrap_socket(peer.socket, server_side=True)
+    assert client.recv_all() == b""
+    assert client.was_reset
+    one.running.until(lambda: one.running.closed)
+    assert one.running.closed[0][1].reason == "cut"
