@@ -19,7 +19,8 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from wsrouter.backends.discovery import Discovery
-from wsrouter.backends.pool import BackendPool, try_files
+from wsrouter.backends.pool import BackendPool
+from wsrouter.backends.tls import PoolTls
 from wsrouter.config import values
 from wsrouter.config.differences import same
 from wsrouter.config.memory import FileMemory
@@ -36,6 +37,7 @@ from wsrouter.listener.listener import Listener
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Registry
 from wsrouter.ops.on_down import Evictions
+from wsrouter.policy.health import Change, State
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import RouteTable
 from wsrouter.policy.tunnels import TunnelTable
@@ -52,6 +54,8 @@ class Drawing:
     config: Config
     #: The pools, those that run already among them.
     pools: Mapping[str, BackendPool]
+    #: What those that run already will speak TLS with.
+    pool_tls: Mapping[str, PoolTls]
     proxies: Mapping[str, HttpProxy]
     stores: Mapping[str, CertificateStore | None]
     tunnels: TunnelTable
@@ -76,6 +80,8 @@ class Assembly:
         self.discovery = Discovery(reactor, reactor, backends_of(config))
         self.evictions = Evictions(reactor, self.registry)
         self.pools: dict[str, BackendPool] = {}
+        #: Those that a reload has removed, and somebody may still need.
+        self.retired: list[BackendPool] = []
         self.proxies: dict[str, HttpProxy] = {}
         self.layer4 = Layer4(self.relay, self.registry, self.pools, self.sweeper)
         self.site = Site(self.relay, self.registry, self.sweeper, self.pools, RouteTable(()), {}, {})
@@ -97,10 +103,11 @@ class Assembly:
         warnings: list[str] = []
         with self.memory.reading():
             demo = self._demo_certificates(config)
-            pools = self._draw_pools(config, faults)
+            pools, pool_tls = self._draw_pools(config, faults)
             stores = _draw_stores(config, demo, faults, warnings)
             self._keep_stores(config, stores)
         if faults:
+            self._forget(demo)
             raise ConfigError([f"{config.file}: {fault}" for fault in faults])
         routes = config.routes
         rules = {route.name: HeaderRules.of(route) for route in routes}
@@ -109,6 +116,7 @@ class Assembly:
         return Drawing(
             config=config,
             pools=pools,
+            pool_tls=pool_tls,
             proxies=proxies,
             stores=stores,
             tunnels=TunnelTable(config.tunnels),
@@ -119,19 +127,28 @@ class Assembly:
             warnings=warnings,
         )
 
-    def _draw_pools(self, config: Config, faults: list[str]) -> dict[str, BackendPool]:
+    def discard(self, drawing: Drawing) -> None:
+        """It was drawn in vain: leave nothing of it."""
+        self._forget(drawing.demo)
+
+    def _forget(self, demo: DemoCertificates | None) -> None:
+        if demo is not None and demo is not self.demo:
+            demo.cleanup()
+
+    def _draw_pools(self, config: Config, faults: list[str]) -> tuple[dict[str, BackendPool], dict[str, PoolTls]]:
         pools: dict[str, BackendPool] = {}
+        tls: dict[str, PoolTls] = {}
         for pool in config.pools:
             running = self.pools.get(pool.name)
             try:
                 if running is None:
                     pools[pool.name] = BackendPool(self.relay, pool, self.discovery, _keepalive(config))
                 else:
-                    try_files(pool)
+                    tls[pool.name] = PoolTls.read(pool)
                     pools[pool.name] = running
             except ConfigError as error:
                 faults += [f"[pool {pool.name}] {fault}" for fault in error.faults]
-        return pools
+        return pools, tls
 
     def _keep_stores(self, config: Config, stores: dict[str, CertificateStore | None]) -> None:
         """Keep the stores whose files say what they said: the TLS sessions of clients can be resumed then."""
@@ -194,8 +211,8 @@ class Assembly:
     def install(self, drawing: Drawing, ports: Ports, echoes: Mapping[int, EchoService]) -> None:
         """Put ``drawing`` in force, in one step."""
         config = drawing.config
-        self.discovery.reconfigure(backends_of(config))
         self._install_pools(drawing)
+        self.discovery.reconfigure(backends_of(config))
         site = self.site
         site.routes, site.rules, site.handlers = drawing.routes, drawing.rules, drawing.handlers
         site.log_query, site.drain_path = config.router.log_query, config.router.drain_path
@@ -209,15 +226,15 @@ class Assembly:
             front.reloaded()
         self.listeners[:] = [listener for _, listener in ports.taken]
         self._install_echoes(config, echoes)
-        if drawing.demo is not self.demo and self.demo is not None:
-            self.demo.cleanup()
-        self.demo = drawing.demo
+        old, self.demo = self.demo, drawing.demo
+        self._forget(old)
         self.config = config
         self.memory.commit()
 
     def _install_pools(self, drawing: Drawing) -> None:
         old_config, config = self.config, drawing.config
         before = dict(self.pools)
+        self.retired = [pool for pool in self.retired if not pool.stopped]
         wanted = {pool.name: pool for pool in config.pools}
         self.pools.clear()
         self.pools.update(drawing.pools)
@@ -230,33 +247,33 @@ class Assembly:
             if before.get(name) is not pool:
                 self._begin(pool)
             elif not (unchanged and same(pool.config, wanted[name])) or _has_files(wanted[name]):
-                self._reconfigure(pool, wanted[name], _keepalive(config))
+                pool.reconfigure(wanted[name], _keepalive(config), drawing.pool_tls[name])
+        for place in _places_of(config) - _places_of(old_config):
+            self.evictions.back(*place)
         for name, pool in before.items():
             if self.pools.get(name) is not pool:
-                pool.stop()
+                pool.retire()
+                self.retired.append(pool)
                 for backend in pool.config.backends:
                     self.evictions.gone(pool.config, backend.label)
 
     def _begin(self, pool: BackendPool) -> None:
         def down(member: Member) -> None:
-            self.evictions.gone(pool.config, member.label)
+            if self.pools.get(pool.name) is pool:
+                self.evictions.gone(pool.config, member.label)
             if member in pool.members:
                 # Down, and not just removed: it will hardly answer those who wait for it.
                 for front in list(self.site.fronts):
                     front.backend_gone(member)
 
+        def changed(member: Member, change: Change) -> None:
+            if change.new is State.UP and self.pools.get(pool.name) is pool:
+                self.evictions.back(pool.name, member.label)
+
         pool.observe_gone(down)
+        pool.table.observe(changed)
         if self.serving:
             pool.start()
-
-    def _reconfigure(self, pool: BackendPool, config: values.Pool, keepalive: float | None) -> None:
-        try:
-            with self.memory.reading():
-                pool.reconfigure(config, keepalive)
-        except ConfigError as error:
-            # Its files were good a moment ago.
-            for fault in error.faults:
-                _log.error("pool {name} stays as it was: {fault}", name=config.name, fault=fault)
 
     def _install_echoes(self, config: Config, opened: Mapping[int, EchoService]) -> None:
         wanted = {port for echo in config.echoes for port in echo.ports}
@@ -292,7 +309,7 @@ class Assembly:
         self.evictions.stop()
         waiting = self.release()
         waiting += [maybeDeferred(proxy.stop) for proxy in self.proxies.values()]
-        for pool in self.pools.values():
+        for pool in (*self.pools.values(), *self.retired):
             pool.stop()
         for entry in list(self.registry.entries.values()):
             entry.abort()
@@ -307,6 +324,11 @@ class Assembly:
 def backends_of(config: Config) -> list[values.Backend]:
     """All backends of all pools."""
     return [backend for pool in config.pools for backend in pool.backends]
+
+
+def _places_of(config: Config) -> set[tuple[str, str]]:
+    """All backends, as pool and label."""
+    return {(pool.name, backend.label) for pool in config.pools for backend in pool.backends}
 
 
 def _keepalive(config: Config) -> float | None:

@@ -63,14 +63,18 @@ class BackendError(RouterError):
 class DialError(RouterError):
     """One attempt to reach one backend failed; another backend may be tried.
 
-    ``timed_out`` tells a silent backend (504) from one that refused (503) or whose TLS failed (``nonsense``, 502).
+    ``timed_out`` tells a silent backend (504) from one that refused (503) or whose TLS failed (``nonsense``, 502). One
+    that was ``cut_short`` did not get its whole time: nothing is held against the backend.
     """
 
-    def __init__(self, reason: str, *, timed_out: bool = False, nonsense: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, timed_out: bool = False, nonsense: bool = False, cut_short: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.timed_out = timed_out
         self.nonsense = nonsense
+        self.cut_short = cut_short
 
 
 class FrameError(RouterError):

@@ -94,8 +94,12 @@ class Reloader:
         status = "the configuration on disk is refused; the log has its faults"
         try:
             drawing = self._draw()
-            await self._look_up(drawing.config)
-            told = self._install(drawing)
+            try:
+                await self._look_up(drawing.config)
+                told = self._install(drawing)
+            except BaseException:
+                parts.discard(drawing)
+                raise
             status = "serving"
         except ConfigError as error:
             _log.error("reload refused, the old configuration stays in force:")

@@ -99,18 +99,35 @@ class RouterService(Service):
         self.warnings += drawing.warnings
         listeners = [(listener, parts.make_listener(listener, drawing)) for listener in parts.config.listeners]
         parts.install(drawing, Ports(taken=listeners), {})
-        self._set_access_log(parts.config.router)
+        if parts.config.router.access_log is not None:
+            # Its file is opened when the router serves.
+            self._observe(self._new_access_log(parts.config.router))
 
-    def _set_access_log(self, router: Router) -> None:
-        """Observe for the access log, or do not; its file is opened when the router serves."""
+    def _observe(self, log: AccessLog) -> None:
+        self._access_log = log
+        self.registry.observers.append(log)
+
+    def _new_access_log(self, router: Router) -> AccessLog:
+        """An access log that is not open yet."""
+        return AccessLog(self.reactor, router.log, _file_of(router))
+
+    def _reopen_access_log(self, router: Router) -> list[str]:
+        """Open the access log anew, even where nothing has changed: this is how logs are rotated. Returns warnings."""
+        old = self._access_log
         if router.access_log is None:
-            if self._access_log is not None:
-                self.registry.observers.remove(self._access_log)
-                self._access_log.close()
+            if old is not None:
+                self.registry.observers.remove(old)
+                old.close()
                 self._access_log = None
-        elif self._access_log is None:
-            self._access_log = AccessLog(self.reactor, router.log, _file_of(router))
-            self.registry.observers.append(self._access_log)
+            return []
+        log = self._new_access_log(router) if old is None else old
+        try:
+            log.reopen(_file_of(router))
+        except RouterError as error:
+            return [f"{error}; {'nothing is written, as before' if old is None else 'the old one is written on'}"]
+        if old is None:
+            self._observe(log)
+        return []
 
     # Life.
 
@@ -205,14 +222,7 @@ class RouterService(Service):
         """A configuration was put in force: what is left to do here. Returns what is to be warned of."""
         for listener in opened:
             _tell_address(listener)
-        self._set_access_log(config.router)
-        if self._access_log is not None:
-            try:
-                # Anew even where nothing has changed: this is how logs are rotated.
-                self._access_log.reopen(_file_of(config.router))
-            except RouterError as error:
-                return [f"{error}; the old one is written on"]
-        return []
+        return self._reopen_access_log(config.router)
 
     # The process.
 

@@ -191,6 +191,33 @@ def test_failures_are_told_to_the_pool_and_three_of_them_eject(rig):
     assert seeker.members == [good]
 
 
+def test_another_backend_is_counted_before_the_first_is_given_up_and_then_tried(rig):
+    pool = pool_of(rig, *[backend_at(rig.server()) for _ in range(2)])
+    seeker = Seeker(pool)
+    rig.until(lambda: seeker.over)
+    other = seeker.attempt.another()
+    assert counts(pool) == [1, 1]
+    seeker.attempt.retry(NO_GOOD, other)
+    rig.until(lambda: len(seeker.legs) == 2)
+    assert seeker.members == [*pool.members]
+    assert counts(pool) == [0, 1]
+    # Nobody is left, and no turn was used up to find that out.
+    assert seeker.attempt.another() is None
+    assert counts(pool) == [0, 1]
+
+
+@pytest.mark.parametrize("spent", ["retries", "time"])
+def test_there_is_no_other_where_a_retry_would_give_up(rig, spent):
+    more = {"retries": 0} if spent == "retries" else {"retry_time": 1.0}
+    pool = pool_of(rig, *[backend_at(rig.server()) for _ in range(2)], **more)
+    seeker = Seeker(pool)
+    rig.until(lambda: seeker.over)
+    if spent == "time":
+        rig.pass_time(1.1)
+    assert seeker.attempt.another() is None
+    assert counts(pool) == [1, 0]
+
+
 def test_after_retry_time_no_further_backend_is_tried(rig):
     pool = pool_of(rig, *[backend_at(rig.server()) for _ in range(3)], retries=9, retry_time=5.0)
     seeker = Seeker(pool)

@@ -171,7 +171,7 @@ def test_names_that_stay_keep_their_addresses_and_are_not_asked_again(discovery,
 def test_a_name_that_is_gone_is_forgotten_and_not_asked_again(discovery, resolver, clock):
     resolver.answer(four("10.0.0.1"))
     discovery.reconfigure([LITERAL])
-    assert discovery.addresses(APP) == ()
+    assert discovery.addresses(APP) == []
     clock.advance(REFRESH)
     assert resolver.asked == ["app.internal"]
     assert not clock.getDelayedCalls()
@@ -182,12 +182,6 @@ def test_an_answer_for_a_name_that_is_gone_counts_for_nothing(discovery, resolve
     resolver.answer(four("10.0.0.1"))
     discovery.reconfigure([APP])
     assert discovery.addresses(APP) == []
-
-
-def test_a_literal_address_is_known_though_its_backend_was_taken_out(discovery):
-    """A client may still be on its way to it."""
-    discovery.reconfigure([])
-    assert discovery.addresses(LITERAL) == (literal_address(LITERAL),)
 
 
 def test_the_first_names_of_a_reload_are_kept_fresh(clock, resolver):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,9 @@ from twisted.internet.protocol import Factory, Protocol
 
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.pool import BackendPool
+from wsrouter.backends.tls import PoolTls
 from wsrouter.config.values import Backend, BackendTls, Balance, Check, CheckKind, Pool, Sticky
-from wsrouter.errors import BackendError, ConfigError, DialError
+from wsrouter.errors import BackendError, DialError
 from wsrouter.policy.health import Hand, State
 from wsrouter.policy.members import Member
 
@@ -31,7 +33,8 @@ def pool_of(rig: Any, *backends: Backend, **more: Any) -> BackendPool:
 
 
 def reconfigured(pool: BackendPool, *backends: Backend, **more: Any) -> None:
-    pool.reconfigure(replace(pool.config, **{"backends": backends or pool.config.backends} | more), pool.keepalive)
+    config = replace(pool.config, **{"backends": backends or pool.config.backends} | more)
+    pool.reconfigure(config, pool.keepalive, PoolTls.read(config))
 
 
 # Choosing.
@@ -133,6 +136,70 @@ def test_a_pool_that_stops_lets_nobody_wait_on(rig):
     assert served == [None]
 
 
+def test_a_pool_that_retires_serves_who_waits_and_stops_when_nobody_can_need_it(rig):
+    pool = pool_of(rig, replace(A, max_sessions=1), queue=1, queue_timeout=20.0, retry_time=5.0, check=CHECK)
+    pool.start()
+    (member,) = pool.members
+    pool.take(member)
+    served: list[Any] = []
+    pool.wait(None, served.append)
+    pool.retire()
+    for _ in range(15):
+        rig.pass_time(1.0)
+    assert served == []
+    pool.give_back(member)
+    rig.turn()
+    assert served == [member]
+    for _ in range(5):
+        # It may still have to try another one.
+        assert not pool.stopped
+        rig.pass_time(1.0)
+    for _ in range(10):
+        rig.pass_time(1.0)
+    assert pool.stopped
+    assert not rig.getDelayedCalls()
+
+
+def test_a_pool_that_retires_lets_who_waits_use_up_its_time(rig):
+    pool = pool_of(rig, replace(A, max_sessions=1), queue=1, queue_timeout=60.0, retry_time=5.0)
+    pool.take(pool.members[0])
+    served: list[Any] = []
+    pool.wait(None, served.append)
+    reconfigured(pool, queue_timeout=1.0)
+    pool.retire()
+    for _ in range(59):
+        rig.pass_time(1.0)
+    assert served == []
+    assert not pool.stopped
+    for _ in range(12):
+        rig.pass_time(1.0)
+    assert served == [None]
+    assert pool.stopped
+    assert not rig.getDelayedCalls()
+
+
+def test_a_retired_pool_may_be_stopped_before_its_time(rig):
+    pool = pool_of(rig, A)
+    pool.start()
+    pool.retire()
+    pool.stop()
+    assert not rig.getDelayedCalls()
+
+
+def test_a_retired_pool_knows_the_addresses_of_its_backends_though_others_forget_them(rig):
+    server = rig.server()
+    named = Backend("app.internal", server.getsockname()[1])
+    pool = pool_of(rig, named)
+    discovery = pool.discovery
+    discovery._hosts["app.internal"] = [(socket.AF_INET, "127.0.0.1")]
+    pool.retire()
+    discovery.reconfigure([])
+    legs: list[Any] = []
+    pool.dial(pool.members[0], legs.append, pytest.fail)
+    rig.until(lambda: legs)
+    pool.stop()
+
+
 # Reloads.
 
 
@@ -195,28 +262,6 @@ def test_one_that_was_down_already_is_told_of_when_it_leaves_all_the_same(rig):
     assert gone == [left]
 
 
-@pytest.mark.parametrize("where", ["tls", "check"])
-def test_a_tls_file_that_cannot_be_used_changes_nothing(rig, tmp_path, where):
-    pool = pool_of(rig, A, B, check=CHECK)
-    pool.start()
-    gone: list[Member] = []
-    pool.observe_gone(gone.append)
-    before = (pool.config, pool.members, pool.epoch, pool.sticky, list(pool.table), pool.line.size)
-    calls = rig.getDelayedCalls()
-    unusable = BackendTls(ca=tmp_path / "absent.pem")
-    more = {"tls": unusable} if where == "tls" else {"check": replace(CHECK, tls=unusable)}
-    with pytest.raises(ConfigError, match="tls_ca"):
-        reconfigured(pool, replace(A, weight=9), C, sticky=Sticky("id"), queue=9, **more)
-    assert (pool.config, pool.members, pool.epoch, pool.sticky, list(pool.table), pool.line.size) == before
-    assert [member.weight for member in pool.members] == [1, 1]
-    assert gone == []
-    assert rig.getDelayedCalls() == calls
-    # A later reload finds the check as it was: its rounds go on.
-    reconfigured(pool)
-    assert set(rig.getDelayedCalls()) == set(calls)
-    pool.stop()
-
-
 def test_connections_to_backends_are_told_apart_by_what_they_were_made_of(rig):
     pool = pool_of(rig, A)
     epoch = pool.epoch
@@ -238,7 +283,7 @@ def test_who_waits_gets_a_place_that_a_reload_opens(rig, opens):
     pool.take(pool.members[0])
     served: list[Any] = []
     pool.wait(None, served.append)
-    pool.reconfigure(replace(pool.config, **opens), None)
+    reconfigured(pool, **opens)
     rig.turn()
     assert served == [pool.members[-1]]
     assert sum(member.live for member in pool.members) == 2
@@ -278,11 +323,12 @@ def test_a_sticky_cookie_that_a_reload_brings_knows_the_members(rig):
 # Reaching one.
 
 
-def test_one_that_has_left_a_pool_with_tls_is_not_dialled_in_the_clear(rig):
+@pytest.mark.parametrize("tls", [BackendTls(verify=False), None], ids=["stays", "goes"])
+def test_one_that_has_left_a_pool_with_tls_is_not_dialled_in_the_clear(rig, tls):
     server = rig.server()
     pool = pool_of(rig, backend_at(server), B, tls=BackendTls(verify=False))
     left = pool.members[0]
-    reconfigured(pool, B)
+    reconfigured(pool, B, tls=tls)
     errors: list[DialError] = []
     assert pool.dial(left, lambda leg: None, errors.append) is None
     assert [error.reason for error in errors] == ["it is not of the pool any more"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from wsrouter.backends.tls import backend_context, load_chain, server_name
+from wsrouter.backends.tls import PoolTls, backend_context, load_chain, server_name
 from wsrouter.config.faults import BadValue
-from wsrouter.config.values import Backend, BackendTls
+from wsrouter.config.values import Backend, BackendTls, Check, CheckKind, Pool
 from wsrouter.errors import ConfigError
 
 CA = trustme.CA()
@@ -119,3 +119,35 @@ def test_the_name_is_the_configured_one_or_the_host(name: str | None, backend: B
 def test_a_unix_socket_without_a_name_cannot_be_verified() -> None:
     with pytest.raises(ConfigError, match=r"unix:/run/a\.sock has no name to verify"):
         server_name(BackendTls(), Backend("", 0, unix="/run/a.sock"))
+
+
+# Whole pools.
+
+ONE, TWO = Backend("a.internal", 1), Backend("b.internal", 2)
+
+
+def test_a_pool_without_tls_has_nothing_to_speak_it_with() -> None:
+    tls = PoolTls.read(Pool("app", (ONE,), check=Check(CheckKind.TCP)))
+    assert not tls.backends
+    assert not tls.checks
+
+
+def test_backends_and_checks_have_a_context_each_and_names_of_their_own(root: Path) -> None:
+    check = Check(CheckKind.TCP, tls=BackendTls(ca=root, name="check.internal"))
+    tls = PoolTls.read(Pool("app", (ONE, TWO), tls=BackendTls(ca=root), check=check))
+    assert [tls.backends[one].name for one in (ONE, TWO)] == ["a.internal", "b.internal"]
+    assert {client.name for client in tls.checks.values()} == {"check.internal"}
+    assert len({client.context for client in tls.backends.values()}) == 1
+    assert tls.backends[ONE].context is not tls.checks[ONE].context
+
+
+@pytest.mark.parametrize("where", ["tls", "check"])
+def test_a_file_that_cannot_be_used_is_a_fault_of_its_pool(tmp_path: Path, where: str) -> None:
+    unusable = BackendTls(ca=tmp_path / "gone.pem")
+    pool = (
+        Pool("app", (ONE,), tls=unusable)
+        if where == "tls"
+        else Pool("app", (ONE,), check=Check(CheckKind.TCP, tls=unusable))
+    )
+    with pytest.raises(ConfigError, match=r"tls_ca: .*gone\.pem"):
+        PoolTls.read(pool)

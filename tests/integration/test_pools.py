@@ -303,6 +303,25 @@ def test_who_leaves_the_line_leaves_no_count_behind(clients_of, fleet, kind) -> 
     clients.running.until(lambda: clients.live == [0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("session", 0), ("session", 200_000), ("tunnel", 0), ("tunnel", 200_000), ("http", 0)]
+)
+def test_who_is_reset_in_line_makes_room_at_once(clients_of, fleet, kind, said) -> None:
+    clients = clients_of(fleet.pool("max_sessions=1"), ONE_PLACE)
+    first = clients.begin("session")
+    clients.hear("session", first)
+    gone = clients.begin(kind)
+    in_line(clients, 1)
+    # So much that the router stops to read.
+    gone.send(bytes(said))
+    clients.running.settle()
+    gone.reset()
+    in_line(clients, 0)
+    assert clients.live == [1]
+    first.close()
+    clients.running.until(lambda: clients.live == [0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_has_waited_in_vain_is_told_to_come_back(clients_of, fleet, kind) -> None:
     clients = clients_of(fleet.pool("max_sessions=1"), "queue = 1\nqueue_timeout = 200ms")
@@ -416,7 +435,7 @@ def test_a_cookie_of_a_backend_that_a_reload_took_away_leads_to_another(clients_
     staying = tuple(one.backend for one in pool.members if one.label != pool.members["AB".index(first)].label)
     config = type(pool.config)(**{name: getattr(pool.config, name) for name in pool.config.__slots__})
     object.__setattr__(config, "backends", staying)
-    clients.running.call(pool.reconfigure, config, None)
+    clients.running.call(pool.reconfigure, config, None, PoolTls.read(config))
     assert clients.ask("session", headers=[("Cookie", old)]) != first
     assert clients.cookie != old
     # The session of the one that left lives on.
@@ -550,6 +569,22 @@ def test_retry_time_bounds_all_attempts_together(clients_of, backend, kind) -> N
     assert answer == b"" if kind == "tunnel" else answer.startswith(b"HTTP/1.1 504 ")
     assert sum(server.was_contacted() for server in servers) == 2
     assert clients.live == [0] * 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_is_cut_short_by_retry_time_is_not_blamed(clients_of, backend, refusing_address, kind) -> None:
+    # They accept, and never speak TLS.
+    servers = [backend() for _ in range(2)]
+    clients = clients_of(
+        ", ".join([refusing_address, *(server.address for server in servers)]),
+        "balance = first\ntls = yes\ntls_verify = no\nconnect_timeout = 60s\nretry_time = 300ms\nmax_failures = 1",
+    )
+    client = clients.begin(kind)
+    answer = client.recv_all() if kind == "tunnel" else client.recv_head()
+    assert answer == b"" if kind == "tunnel" else answer.startswith(b"HTTP/1.1 504 ")
+    assert servers[0].was_contacted()
+    assert [clients.state(place) for place in range(3)] == [State.EJECTED, State.UP, State.UP]
+    assert clients.live == [0] * 3
 
 
 # PROXY headers.

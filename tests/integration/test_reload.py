@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import ssl
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -266,6 +267,111 @@ def test_a_plain_request_that_ends_at_a_backend_which_a_reload_has_added_is_boun
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"\r\nSet-Cookie: wsr=" in answer
     one.running.until(lambda: not one.running.in_use("app"))
+
+
+WAITING = """
+    [listener main]
+    endpoint = tcp:0:interface=127.0.0.1
+    [route app]
+    path = /app
+    pool = app
+    accept = both
+    [tunnel all]
+    match = opaque
+    pool = app
+    [pool app]
+    backends = {address} max_sessions=1
+    queue = 5
+    queue_timeout = 60s
+    retry_time = 100ms
+    on_down = {on_down}
+"""
+
+
+@pytest.mark.parametrize("kind", ["session", "http", "tunnel"])
+def test_who_waits_in_line_of_a_removed_pool_gets_its_place_there(
+    reloading, backend, open_session, connect, frame, kind
+):
+    server = backend()
+    one = reloading(WAITING.format(address=server.address, on_down="keep"))
+    first, its_peer = open_session(one.running, server, "/app")
+    pool = one.running.service.pools["app"]
+    client = connect(one.port())
+    if kind == "session":
+        client.request("/app")
+    else:
+        client.send(ASK_APP if kind == "http" else b"\0hello")
+    one.running.until(lambda: len(pool.line) == 1)
+    one.reload(BASE.format(address=backend().address).replace("app", "other"))
+    assert one.running.service.pools["other"] is not pool
+    assert client.nothing_comes()
+    assert not one.running.refused
+    its_peer.close()
+    first.close()
+    peer = server.accept()
+    if kind == "session":
+        peer.answer()
+        assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+        still_echoes(frame, client, peer)
+    elif kind == "http":
+        peer.recv_head()
+        peer.send(OK)
+        assert client.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+    else:
+        assert peer.recv_exactly(6) == b"\0hello"
+    # With the last that could need it, the pool ends.
+    one.running.until(lambda: pool.stopped)
+
+
+@pytest.mark.parametrize("kind", ["session", "http"])
+def test_who_tries_on_in_a_removed_pool_still_knows_the_names_of_its_backends(reloading, backend, connect, kind):
+    servers = [backend(), backend()]
+    text = BASE.replace("path = /app", "path = /app\n    accept = both") + "\n    balance = first\n"
+    one = reloading(text.format(address=", ".join(f"localhost:{server.port}" for server in servers)))
+    client = connect(one.port())
+    if kind == "session":
+        client.request("/app")
+    else:
+        client.send(ASK_APP)
+    peer = servers[0].accept()
+    peer.recv_head()
+    one.reload(BASE.format(address=backend().address).replace("app", "other"))
+    peer.close()
+    other = servers[1].accept()
+    if kind == "session":
+        other.answer()
+        assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+    else:
+        other.recv_head()
+        other.send(OK)
+        assert client.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+
+
+ASK_APP = b"GET /app HTTP/1.1\r\nHost: localhost\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def test_a_request_whose_kept_connection_breaks_does_not_go_to_a_removed_backend_again(reloading, backend, connect):
+    first, second = backend(), backend()
+    text = BASE.replace("path = /app", "path = /app\n    accept = http")
+    one = reloading(text.format(address=first.address))
+    client = connect(one.port())
+    client.send(ASK_APP)
+    peer = first.accept()
+    peer.recv_head()
+    peer.send(OK)
+    assert client.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+    client.send(ASK_APP)
+    peer.recv_head()
+    one.reload(text.format(address=second.address))
+    peer.close()
+    other = second.accept()
+    other.recv_head()
+    other.send(OK)
+    assert client.recv_until(b"ok").startswith(b"HTTP/1.1 200 ")
+    first.socket.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        first.socket.accept()
 
 
 def test_a_tunnel_whose_rule_and_pool_are_gone_goes_on_and_ends_in_order(reloading, backend, connect):
@@ -586,6 +692,25 @@ def test_an_access_log_that_cannot_be_opened_leaves_the_old_one(reloading, conne
     one.running.until(lambda: "path=/after" in (tmp_path / "a.log").read_text())
 
 
+def test_an_access_log_that_was_off_stays_off_where_the_new_one_cannot_be_opened(reloading, connect, tmp_path):
+    text = (
+        "[router]\naccess_log = {}\n[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route a]\nredirect = /x\n"
+    )
+    one = reloading(text.format("off"))
+    os.mkfifo(tmp_path / "pipe")  # which nobody reads
+    told = one.reload(text.format("pipe"))
+    assert "pipe: cannot be opened: no such device or address; nothing is written, as before" in told
+    before = len(one.lines)
+    answer_to(connect, one.port(), "/after")
+    one.running.until(lambda: one.running.answered)
+    assert not [line for line in one.lines[before:] if "path=/after" in line]
+    # It is opened by the next reload that can.
+    (tmp_path / "pipe").unlink()
+    one.reload()
+    answer_to(connect, one.port(), "/later")
+    one.running.until(lambda: "path=/later" in (tmp_path / "pipe").read_text())
+
+
 def test_another_form_of_the_log_needs_a_restart(reloading):
     text = "[router]\nlog = {}\n[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route a]\nredirect = /x\n"
     one = reloading(text.format("text"))
@@ -607,6 +732,34 @@ def test_demonstration_backends_come_and_go(reloading, connect):
     assert other.recv_head().startswith(b"HTTP/1.1 101 ")
     with pytest.raises(ConnectionRefusedError):
         connect(first)
+
+
+@pytest.mark.parametrize("fault", ["file", "port"])
+def test_a_refused_reload_leaves_no_demonstration_certificates(reloading, backend, tmp_path, monkeypatch, fault):
+    (tmp_path / "file").write_text("no folder: certificates go to a temporary one")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    taken = backend()
+    text = """
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        demo_certificates = localhost
+        [route a]
+        redirect = /x
+    """
+    one = reloading(text)
+    before = os.listdir(tmp_path / "tmp")
+    assert len(before) == 1
+    broken = text.replace("= localhost", "= localhost, more.localhost")
+    if fault == "port":
+        broken += f"[listener taken]\n        endpoint = tcp:{taken.port}:interface=127.0.0.1\n"
+    else:
+        broken = broken.replace("demo_", "certificates = file\n        demo_")
+    assert "reload refused" in one.reload(broken)
+    assert os.listdir(tmp_path / "tmp") == before
+    assert "reloaded" in one.reload(text.replace("= localhost", "= localhost, more.localhost"))
+    assert len(os.listdir(tmp_path / "tmp")) == 1
 
 
 # What is asked for meanwhile, and what is left.
@@ -692,3 +845,70 @@ def test_sessions_of_a_removed_pool_are_closed_where_it_said_so(reloading, backe
     one.reload(text.format(address=new.address).replace("app", "other"))
     assert client.recv_frame().code == 1012
     assert peer.recv_frame().code == 1012
+
+
+@pytest.mark.parametrize("removed", ["backend", "pool"])
+def test_an_opening_under_way_at_what_a_reload_removes_becomes_no_session_that_stays(
+    reloading, backend, connect, removed
+):
+    old, new = backend(), backend()
+    text = BASE + "\n    on_down = close\n    down_spread = 0s\n"
+    one = reloading(text.format(address=old.address))
+    client = connect(one.port())
+    client.request("/app")
+    peer = old.accept()
+    head = peer.recv_head()
+    after = text.format(address=new.address)
+    one.reload(after if removed == "backend" else after.replace("app", "other"))
+    peer.send(peer.agreement(head))
+    assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+    assert client.recv_frame().code == 1012
+    assert peer.recv_frame().code == 1012
+    client.close()
+    peer.close()
+    one.running.until(lambda: one.running.closed)
+    assert one.running.closed[0][1].reason == f"backend {old.address} is gone"
+
+
+def test_an_opening_under_way_at_a_backend_that_has_come_back_meanwhile_is_left_alone(
+    reloading, backend, connect, frame
+):
+    old, new = backend(), backend()
+    text = BASE + "\n    on_down = close\n    down_spread = 0s\n"
+    one = reloading(text.format(address=old.address))
+    client = connect(one.port())
+    client.request("/app")
+    peer = old.accept()
+    head = peer.recv_head()
+    one.reload(text.format(address=new.address))
+    one.reload(text.format(address=f"{new.address}, {old.address}"))
+    peer.send(peer.agreement(head))
+    assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+    still_echoes(frame, client, peer)
+
+
+def test_a_tunnel_that_is_dialled_while_its_backend_is_removed_is_cut(reloading, backend, connect, authority):
+    old, new = backend(), backend()
+    text = """
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        [tunnel all]
+        match = any
+        pool = app
+        [pool app]
+        backends = {address}
+        tls = yes
+        tls_verify = no
+        on_down = close
+        down_spread = 0s
+    """
+    one = reloading(text.format(address=old.address))
+    client = connect(one.port())
+    client.send(b"\0hello")
+    peer = old.accept()
+    one.reload(text.format(address=new.address))
+    peer.socket = authority.server_context("localhost").wrap_socket(peer.socket, server_side=True)
+    assert client.recv_all() == b""
+    assert client.was_reset
+    one.running.until(lambda: one.running.closed)
+    assert one.running.closed[0][1].reason == "cut"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -776,6 +777,31 @@ def test_a_request_may_come_with_the_last_flight_of_the_handshake(two, connect, 
         flight = by_hand.take(by_hand.tls.do_handshake)
     client.send(flight + by_hand.take(by_hand.tls.write, get("a.example")))
     assert by_hand.read(12) == b"HTTP/1.1 302"
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["asks", "does not ask"])
+def test_a_handshake_that_ends_in_a_drain_holds_it_up_for_what_came_with_it_only(start, connect, authority, asks):
+    running, _ = start("a.example", listener="    head_timeout = 60s\n")
+    client = connect(running.port())
+    by_hand = TlsByHand(client, authority.client_context(), "a.example")
+    client.send(by_hand.take(by_hand.tls.do_handshake))
+    flight = b""
+    while not flight:
+        by_hand.incoming.write(client.socket.recv(65536))
+        flight = by_hand.take(by_hand.tls.do_handshake)
+    running.call(setattr, running.service.site, "draining", True)
+    client.send(flight + (by_hand.take(by_hand.tls.write, get("a.example")) if asks else b""))
+    by_hand.incoming.write(client.recv_all())
+    answer = b""
+    with contextlib.suppress(ssl.SSLZeroReturnError):
+        while data := by_hand.tls.read(65536):
+            answer += data
+    assert not client.was_reset
+    if asks:
+        assert status_of(answer) == 302
+        assert fields_of(answer)["connection"] == "close"
+    else:
+        assert answer == b""
 
 
 def test_a_client_that_ends_without_close_notify_is_an_end_of_the_client(session, frame) -> None:

@@ -186,7 +186,7 @@ class FakePool:
     def worked(self, member: Member) -> None:
         self._note("worked", member)
 
-    def endpoint(self, member: Member, preface: bytes = b"") -> IStreamClientEndpoint:
+    def endpoint(self, member: Member, preface: bytes = b"", timeout: float | None = None) -> IStreamClientEndpoint:
         self.prefaces.append(preface)
         endpoint: IStreamClientEndpoint = self._endpoint_for(member.backend)
         return endpoint

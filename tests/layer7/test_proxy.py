@@ -597,7 +597,7 @@ async def test_failures_are_told_with_their_reason(stage: Any, raw: Any, refusin
     port = stage.serve(stage.proxy(refusing, backend.backend)).getHost().port
     assert status_of(await raw(port, request())) == 502
     assert [what for what, _ in stage.pool.log].count("failed") == 2
-    assert stage.pool.reasons[0].startswith(refusing.label)
+    assert "refused" in stage.pool.reasons[0]
     assert not any(member.live for member in stage.pool.members)
 
 

@@ -129,6 +129,24 @@ def test_the_file_of_another_is_not_removed(bound, tmp_path):
     assert os.listdir(tmp_path) == ["old.sock"]
 
 
+def test_nobody_takes_a_closing_sockets_file_for_a_stale_one_before_it_is_removed(bound, tmp_path, monkeypatch):
+    port = bound(f"unix:{tmp_path}/r.sock")
+    unlink = os.unlink
+    refused = []
+
+    def start_another_first(path):
+        monkeypatch.setattr(os, "unlink", unlink)
+        with pytest.raises(RouterError, match="address already in use"):
+            bound(f"unix:{tmp_path}/r.sock")
+        refused.append(path)
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", start_another_first)
+    port.close()
+    assert refused
+    assert not os.listdir(tmp_path)
+
+
 def test_a_folder_that_is_not_there_is_told_in_few_words(bound, tmp_path):
     with pytest.raises(RouterError, match="no such file or directory"):
         bound(f"unix:{tmp_path}/none/r.sock")

@@ -90,6 +90,58 @@ def test_once_a_drain_has_begun_nobody_is_ended_here(clock, registry, evictions)
     assert not clock.getDelayedCalls()
 
 
+def test_one_that_was_still_being_opened_is_ended_too_within_the_same_time(clock, registry, evictions):
+    evictions.gone(POOL, "a:1")
+    clock.advance(1.0)
+    late = [Entry(registry) for _ in range(5)]
+    other = Entry(registry, backend="b:1")
+    assert not any(entry.told for entry in late)
+    clock.pump([0.1] * 45)
+    assert [entry.told for entry in late] == [[(1012, "backend a:1 is gone")]] * 5
+    latest = Entry(registry)
+    assert not latest.told
+    clock.advance(0)
+    assert latest.told
+    assert not other.told
+    assert not clock.getDelayedCalls()
+
+
+def test_one_that_opens_at_a_backend_that_is_back_or_in_a_pool_that_keeps_them_lives(clock, registry, evictions):
+    evictions.gone(POOL, "a:1")
+    evictions.back("app", "a:1")
+    evictions.back("app", "never:1")
+    evictions.gone(Pool("app", ()), "b:1")
+    entries = [Entry(registry), Entry(registry, backend="b:1")]
+    clock.pump([0.1] * 60)
+    assert not any(entry.told for entry in entries)
+
+
+def test_a_backend_is_remembered_for_as_long_as_an_opening_may_take(clock, registry, evictions):
+    evictions.gone(POOL, "a:1")
+    # Waiting in line, trying others, the last dial, and its handshake.
+    clock.advance(POOL.queue_timeout + POOL.retry_time + POOL.connect_timeout + POOL.handshake_timeout - 1)
+    evictions.gone(POOL, "b:1")
+    late = Entry(registry)
+    clock.advance(0)
+    assert late.told
+    clock.advance(2)
+    evictions.gone(POOL, "c:1")
+    latest = Entry(registry)
+    clock.advance(0)
+    assert not latest.told
+
+
+def test_a_late_one_that_waits_for_its_turn_is_not_ended_behind_a_stop(clock, registry, evictions):
+    evictions.gone(POOL, "a:1")
+    late = Entry(registry)
+    evictions.stop()
+    latest = Entry(registry)
+    clock.pump([0.1] * 60)
+    assert not late.told
+    assert not latest.told
+    assert not clock.getDelayedCalls()
+
+
 def test_a_backend_without_sessions_is_no_news(clock, evictions):
     evictions.gone(POOL, "a:1")
     assert not clock.getDelayedCalls()

@@ -76,11 +76,13 @@ def test_who_comes_late_is_served_within_the_same_time():
     assert max(times) - min(times) > 1.0
 
 
-def test_who_comes_when_the_time_is_over_is_served_at_once():
+def test_who_comes_when_the_time_is_over_is_served_in_the_next_turn():
     scene = Scene(3, 1.0)
     scene.spread.start()
     scene.run(10)
     scene.spread.add([7, 8])
+    assert len(scene.served) == 3
+    scene.clock.advance(0)
     assert sorted(thing for _, thing in scene.served[3:]) == [7, 8]
 
 

@@ -256,6 +256,65 @@ def test_hang_ups_and_errors_wake_nobody_while_nothing_is_wanted(rig, half_close
     rig.until(lambda: protocol.lost)
 
 
+@pytest.mark.parametrize("said", [b"", b"unread"])
+def test_a_leg_that_awaits_the_end_reads_nothing_and_notices_a_reset(rig, recorder, said):
+    protocol = recorder()
+    leg, peer = rig.leg(protocol)
+    leg.await_end()
+    peer.send(said)
+    rig.turn(3)
+    assert not rig.spin()
+    peer.reset()
+    rig.until(lambda: protocol.lost)
+    assert not protocol.data
+    assert isinstance(protocol.lost[0], ConnectionResetError)
+
+
+def test_a_reset_behind_a_fin_is_noticed_too(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.leg(protocol)
+    leg.await_end()
+    peer.send(b"unread")
+    peer.finish()
+    rig.turn(3)
+    # It may wait for an answer.
+    assert not rig.spin()
+    assert not protocol.lost
+    peer.reset()
+    rig.until(lambda: protocol.lost)
+    assert not protocol.data
+
+
+def test_what_was_said_before_an_end_in_order_is_read_after_the_wait_for_it(rig, half_closer):
+    protocol = half_closer()
+    leg, peer = rig.leg(protocol)
+    leg.await_end()
+    peer.send(b"unread")
+    peer.close()
+    rig.turn(3)
+    assert not rig.spin()
+    leg.resumeProducing()
+    rig.until(lambda: protocol.read_ended)
+    assert protocol.data == b"unread"
+
+
+def test_a_unix_client_that_hangs_up_in_order_wakes_nobody_and_is_read_later(rig, half_closer):
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    protocol = half_closer()
+    leg = Leg(rig.relay, near, "")
+    leg.attach(protocol)
+    leg.await_end()
+    far.send(b"unread")
+    far.close()
+    rig.turn(3)
+    assert not rig.spin()
+    assert not protocol.lost
+    leg.resumeProducing()
+    rig.until(lambda: protocol.read_ended)
+    assert protocol.data == b"unread"
+
+
 def test_both_fins_with_unread_data_wake_nobody(rig, half_closer):
     protocol = half_closer()
     leg, peer = rig.leg(protocol)

@@ -74,30 +74,37 @@ class Attempt:
         if self._waiting is None:
             self._failed(pool.refusal())
 
-    def retry(self, error: DialError) -> None:
-        """The backend that was reached is no good after all (``error``): give it back and try another."""
+    def retry(self, error: DialError, following: Member | None = None) -> None:
+        """The backend that was reached is no good after all (``error``): give it back and try another.
+
+        ``following`` is what ``another`` has found already.
+        """
         member, self.member = self.member, None
         assert member is not None
         pool = self.pool
         pool.give_back(member)
         pool.failed(member, error)
         self.tried.append((member, error))
-        if len(self.tried) > pool.config.retries or self._time_left() <= 0:
-            self._give_up()
-            return
-        following = pool.pick(self._key, [member for member, _ in self.tried])
+        if following is None:
+            following = self._following([member for member, _ in self.tried])
         if following is None:
             self._give_up()
-            return
-        pool.take(following)
-        self._try(following)
+        else:
+            self._try(following)
 
-    @property
-    def is_spent(self) -> bool:
-        """Whether ``retry`` would give up on the backend that was reached."""
-        if len(self.tried) >= self.pool.config.retries or self._time_left() <= 0:
-            return True
-        return not self.pool.could_pick([self.member, *[member for member, _ in self.tried]])
+    def another(self) -> Member | None:
+        """A backend for ``retry`` to go on to, counted already; None where it would give up."""
+        assert self.member is not None
+        return self._following([*[member for member, _ in self.tried], self.member])
+
+    def _following(self, tried: list[Member]) -> Member | None:
+        pool = self.pool
+        if len(tried) > pool.config.retries or self._time_left() <= 0:
+            return None
+        following = pool.pick(self._key, tried)
+        if following is not None:
+            pool.take(following)
+        return following
 
     def cancel(self) -> None:
         """The client is gone: wait no more, stop dialling."""

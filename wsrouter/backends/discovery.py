@@ -106,6 +106,12 @@ class Discovery:
         if self._running and self._names and self._call is None:
             self._call = self._clock.callLater(REFRESH, self._refresh)
 
+    def detached(self, backends: Iterable[Backend]) -> Discovery:
+        """One for these backends alone: it knows of them what this one knows now, and asks for nothing."""
+        made = Discovery(self._clock, self._resolver, backends)
+        made._hosts = {name: hosts for name, hosts in self._hosts.items() if name in made._names}
+        return made
+
     def start(self) -> Deferred[None]:
         """Look up all names now and every REFRESH seconds; fires when the first look-ups have ended."""
         self._running = True
@@ -126,10 +132,6 @@ class Discovery:
         literal = self._literals.get(backend)
         if literal is not None:
             return literal
-        if backend.host not in self._names:
-            # A client may still be on its way to a backend that was taken out.
-            address = literal_address(backend)
-            return () if address is None else (address,)
         hosts = self._hosts.get(backend.host, [])
         if len(hosts) > 1:
             self._turn += 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from ssl import SSLContext
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -18,11 +17,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wsrouter.backends.dial import Address, TlsClient
+from wsrouter.backends.dial import Address
 from wsrouter.backends.discovery import Discovery, literal_address
 from wsrouter.backends.preface import proxy_preface
 from wsrouter.backends.probes import probe
-from wsrouter.backends.tls import backend_context, server_name
+from wsrouter.backends.tls import PoolTls
 from wsrouter.config.values import Backend, Check, Pool
 from wsrouter.errors import DialError
 from wsrouter.policy.health import Change, State
@@ -42,12 +41,13 @@ class Watched(Protocol):
     relay: Relay
     config: Pool
     discovery: Discovery
+    tls: PoolTls
 
 
 class HealthChecker:
     """Keeps the ``table`` of one pool true, from ``start`` to ``stop``; a pool without a check needs one, too.
 
-    ``chance`` gives numbers from 0 to 1. Raises ConfigError for TLS files of the check that cannot be used.
+    ``chance`` gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -82,15 +82,12 @@ class HealthChecker:
         self._end_rounds()
         self._await_expiry()
 
-    def prepare(self, members: Iterable[Member]) -> None:
-        """The pool will have other members. Raises ConfigError, and goes on as before, for unusable TLS files."""
-        self._targets = _targets(self.pool, members)
-
     def reconfigure(self) -> None:
         """The pool has another configuration, and the table follows it already.
 
-        ``prepare`` came before. A backend that stays keeps its rounds if the check is the same.
+        A backend that stays keeps its rounds if the check is the same.
         """
+        self._targets = _targets(self.pool, self.table)
         check, self._check = self._check, self.pool.config.check
         self._end_rounds(self._targets if self._check == check else ())
         for member, rounds in self._rounds.items():
@@ -137,7 +134,8 @@ class HealthChecker:
 class _Target:
     """Where and how one backend is probed."""
 
-    def __init__(self, pool: Watched, backend: Backend, check: Check, context: SSLContext | None) -> None:
+    def __init__(self, pool: Watched, backend: Backend, check: Check) -> None:
+        self._tls = pool.tls.checks.get(backend)
         if check.port is not None and backend.unix is None:
             backend = replace(backend, port=check.port)
         self.check = check
@@ -148,9 +146,6 @@ class _Target:
         self._host = check.host or (backend.label if backend.unix is None else "localhost")
         # A backend that wants a PROXY header wants it of probes as well; this one speaks for nobody.
         self._preface = b"" if pool.config.send_proxy is None else proxy_preface(pool.config.send_proxy, None, None)
-        self._tls: TlsClient | None = None
-        if context is not None and check.tls is not None:
-            self._tls = TlsClient(context, server_name(check.tls, backend))
 
     def probe(self) -> Deferred[float]:
         """Probe it now."""
@@ -161,12 +156,9 @@ class _Target:
 
 
 def _targets(pool: Watched, members: Iterable[Member]) -> dict[Member, _Target]:
-    """All that is to be probed; ConfigError for TLS files that cannot be used."""
+    """All that is to be probed."""
     check = pool.config.check
-    if check is None:
-        return {}
-    context = None if check.tls is None else backend_context(check.tls)
-    return {member: _Target(pool, member.backend, check, context) for member in members}
+    return {} if check is None else {member: _Target(pool, member.backend, check) for member in members}
 
 
 class _Rounds:

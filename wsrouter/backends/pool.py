@@ -12,15 +12,15 @@ from collections.abc import Callable, Collection
 from typing import cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
 
-from wsrouter.backends.dial import Dial, TlsClient, dial
+from wsrouter.backends.dial import Dial, dial
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.health import HealthChecker
-from wsrouter.backends.tls import backend_context, server_name
+from wsrouter.backends.tls import PoolTls
 from wsrouter.backends.waiting import Waiting, WaitingLine
-from wsrouter.config.values import Backend, Pool
+from wsrouter.config.values import Pool
 from wsrouter.errors import BackendError, DialError
 from wsrouter.policy.balancing import balancer_for
 from wsrouter.policy.health import Change, State
@@ -33,6 +33,9 @@ from wsrouter.relay.loop import Relay
 #: In these states a backend is gone for its live sessions, too; one ejected for failed openings may still serve those.
 _GONE = frozenset((State.DOWN, State.OFF))
 
+#: How often at most a retired pool looks whether anybody needs it still, in seconds.
+SHORTEST_LOOK = 0.1
+
 
 class BackendPool:
     """One ``[pool]`` of the configuration, running. Raises ConfigError for TLS files that cannot be used."""
@@ -40,12 +43,16 @@ class BackendPool:
     def __init__(self, relay: Relay, config: Pool, discovery: Discovery, keepalive: float | None = None) -> None:
         self.relay = relay
         self.name = config.name
+        #: It watches nobody any more, and nobody waits.
+        self.stopped = False
         self.discovery = discovery
         self.config = config
         self.keepalive = keepalive
         self.members = tuple([Member(backend) for backend in config.backends])
-        clock = cast(IReactorTime, relay.reactor)
-        self._tls = _tls_of(config)
+        self._clock = clock = cast(IReactorTime, relay.reactor)
+        #: Retired, it looks again and again whether anybody needs it still.
+        self._look: IDelayedCall | None = None
+        self.tls = PoolTls.read(config)
         self._random = random.Random()
         self._balancer = balancer_for(config, self.members, self._random)
         self.sticky = _sticky_of(config, self.members)
@@ -66,12 +73,32 @@ class BackendPool:
 
     def stop(self) -> None:
         """Watch no more; who waits gets no backend."""
+        self.stopped = True
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         self._checker.stop()
         self.line.dismiss()
 
-    def reconfigure(self, config: Pool, keepalive: float | None) -> None:
-        """Take over a reload. Raises ConfigError, before anything has changed, for TLS files that cannot be used."""
-        tls = _tls_of(config)
+    def retire(self) -> None:
+        """No configuration names it any more: go on for those who wait or try already, and ``stop`` behind them."""
+        self.discovery = self.discovery.detached(member.backend for member in self.members)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        pause = max(self.config.retry_time, SHORTEST_LOOK)
+        self._look = self._clock.callLater(pause, self._look_for_anybody, bool(self.line.waiting))
+
+    def _look_for_anybody(self, waited: bool) -> None:
+        self._look = None
+        if waited or self.line.waiting:
+            self._look_later()
+        else:
+            # Nobody new has come for a whole retry_time, from outside or from the line: nobody tries any more.
+            self.stop()
+
+    def reconfigure(self, config: Pool, keepalive: float | None, tls: PoolTls) -> None:
+        """Take over a reload; ``tls`` was read for ``config``."""
         now = self.relay.seconds()
         known = {member.backend.label: member for member in self.members}
         members = []
@@ -81,12 +108,7 @@ class BackendPool:
                 member = Member(backend, since=now)
             members.append(member)
         before, self.config = self.config, config
-        try:
-            self._checker.prepare(members)
-        except Exception:
-            self.config = before
-            raise
-        self.keepalive, self._tls, self.epoch = keepalive, tls, object()
+        self.keepalive, self.tls, self.epoch = keepalive, tls, object()
         for member, backend in zip(members, config.backends, strict=True):
             member.reconfigure(backend)
         self.members = tuple(members)
@@ -136,10 +158,6 @@ class BackendPool:
             return preferred
         return self._balancer.pick(self.relay.seconds(), key, excluded)
 
-    def could_pick(self, excluded: Collection[Member | None]) -> bool:
-        """Whether ``pick`` would find a member beside those that were tried. Nobody's turn is used up."""
-        return any(member.takes and member.weight > 0 and member not in excluded for member in self.members)
-
     def _pick_for_waiting(self, key: bytes | None) -> Member | None:
         return self._balancer.pick(self.relay.seconds(), key)
 
@@ -173,7 +191,9 @@ class BackendPool:
     # What openings tell of backends.
 
     def failed(self, member: Member, error: DialError | BackendError) -> None:
-        """An opening failed, and it was the backend's fault."""
+        """An opening failed at ``member``; it is the backend's fault unless the attempt was cut short."""
+        if isinstance(error, DialError) and error.cut_short:
+            return
         self.table.failure(member, self.relay.seconds(), error.reason)
 
     def worked(self, member: Member) -> None:
@@ -194,57 +214,54 @@ class BackendPool:
 
         ``timeout`` shortens the pool's own. None: it is decided, and ``connected`` or ``failed`` was called.
         """
+        if self.table.get(member) is None:
+            # A reload has taken it out: how to speak to it, in TLS or in the clear, is not known any more.
+            failed(DialError("it is not of the pool any more"))
+            return None
         backend = member.backend
         addresses = self.discovery.addresses(backend)
         if not addresses:
             failed(DialError("its name does not resolve"))
             return None
-        tls = self._tls.get(backend) if self._tls else None
-        if tls is None and self._tls:
-            # A reload has taken it out of the pool; what was meant for TLS must not go there in the clear.
-            failed(DialError("it is not of the pool any more"))
-            return None
         limit = self.config.connect_timeout
+        if timeout is not None and timeout < limit:
+            limit, failed = timeout, _cut_short(failed)
         return dial(
             self.relay,
             addresses,
-            limit if timeout is None or timeout > limit else timeout,
+            limit,
             connected,
             failed,
-            tls,
+            self.tls.backends.get(backend),
             self.keepalive,
             preface,
         )
 
-    def endpoint(self, member: Member, preface: bytes = b"") -> IStreamClientEndpoint:
-        """``member`` as a Twisted endpoint: for the HTTP client."""
-        return _DialEndpoint(self, member, preface)
-
-
-def try_files(config: Pool) -> None:
-    """Read the files that a pool needs. Raises ConfigError for those that cannot be used."""
-    _tls_of(config)
-    if config.check is not None and config.check.tls is not None:
-        backend_context(config.check.tls)
-
-
-def _tls_of(config: Pool) -> dict[Backend, TlsClient]:
-    if config.tls is None:
-        return {}
-    context = backend_context(config.tls)
-    return {backend: TlsClient(context, server_name(config.tls, backend)) for backend in config.backends}
+    def endpoint(self, member: Member, preface: bytes = b"", timeout: float | None = None) -> IStreamClientEndpoint:
+        """``member`` as a Twisted endpoint, for the HTTP client; ``preface`` and ``timeout`` are those of ``dial``."""
+        return _DialEndpoint(self, member, preface, timeout)
 
 
 def _sticky_of(config: Pool, members: tuple[Member, ...]) -> StickyCookie | None:
     return None if config.sticky is None else StickyCookie(config.sticky, config.name, members)
 
 
+def _cut_short(failed: Callable[[DialError], None]) -> Callable[[DialError], None]:
+    """Tell ``failed`` of a time that ran out as of one that was too short."""
+
+    def tell(error: DialError) -> None:
+        failed(DialError(error.reason, timed_out=True, cut_short=True) if error.timed_out else error)
+
+    return tell
+
+
 @implementer(IStreamClientEndpoint)
 class _DialEndpoint:
-    def __init__(self, pool: BackendPool, member: Member, preface: bytes) -> None:
+    def __init__(self, pool: BackendPool, member: Member, preface: bytes, timeout: float | None) -> None:
         self._pool = pool
         self._member = member
         self._preface = preface
+        self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Dial the backend and attach a protocol of the factory to the leg."""
@@ -268,5 +285,5 @@ class _DialEndpoint:
                 return
             result.callback(protocol)
 
-        under_way = self._pool.dial(self._member, connected, result.errback, self._preface)
+        under_way = self._pool.dial(self._member, connected, result.errback, self._preface, self._timeout)
         return result

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from wsrouter.backends.dial import TlsClient
 from wsrouter.config.faults import BadValue
 from wsrouter.config.memory import loadable
 from wsrouter.config.pem import read_authorities, read_chain
-from wsrouter.config.values import Backend, BackendTls
+from wsrouter.config.values import Backend, BackendTls, Pool
 from wsrouter.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTls:
+    """How one pool speaks TLS to each of its backends, and its checks do; both are empty where they do not."""
+
+    backends: Mapping[Backend, TlsClient]
+    checks: Mapping[Backend, TlsClient]
+
+    @classmethod
+    def read(cls, pool: Pool) -> PoolTls:
+        """Read the files that ``pool`` names. Raises ConfigError for those that cannot be used."""
+        return cls(
+            _clients(pool.tls, pool.backends),
+            _clients(None if pool.check is None else pool.check.tls, pool.backends),
+        )
+
+
+def _clients(tls: BackendTls | None, backends: Sequence[Backend]) -> dict[Backend, TlsClient]:
+    if tls is None:
+        return {}
+    context = backend_context(tls)
+    return {backend: TlsClient(context, server_name(tls, backend)) for backend in backends}
 
 
 def backend_context(tls: BackendTls) -> ssl.SSLContext:

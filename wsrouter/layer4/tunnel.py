@@ -79,12 +79,15 @@ class Tunnel:
         )
         client.protocol = None
         client.coupling = self
-        client.pauseProducing()
 
     def start(self) -> None:
         """Look for a backend."""
-        assert self._attempt is not None
-        self._attempt.start()
+        attempt, client = self._attempt, self._client
+        assert attempt is not None
+        assert client is not None
+        attempt.start()
+        if self._attempt is not None:  # else it is decided already
+            client.await_end()
 
     def _connected(self, leg: Leg, member: Member) -> None:
         client, attempt = self._client, self._attempt
@@ -161,7 +164,7 @@ class Tunnel:
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
-            self._refuse("the client left while a backend was dialled")
+            self._refuse("the client left before a backend was reached")
         elif other is None:
             self._finished()
         elif error is None:

@@ -130,7 +130,7 @@ class Front(Protocol, Waiter):
         elif self._stage is Stage.OPENING:
             self._received += data
             if len(self._received) > EARLY_LIMIT:
-                self.transport.pauseProducing()
+                self.transport.await_end()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client has left."""

@@ -90,13 +90,16 @@ class Opening(TwistedProtocol, Waiter):
     def backend_gone(self, member: Member) -> None:
         """``member`` is known to be down: who waits for its answer, and has heard nothing of it, asks another."""
         leg = self._leg
-        if self._member is not member or leg is None or self._received or self._body or self._attempt.is_spent:
+        if self._member is not member or leg is None or self._received or self._body:
+            return
+        following = self._attempt.another()
+        if following is None:
             return
         self.stop_waiting()
         self._leg = self._member = None  # the attempt gives it back
         leg.protocol = None
         leg.abortConnection()
-        self._attempt.retry(DialError("went down before its answer", timed_out=True))
+        self._attempt.retry(DialError("went down before its answer", timed_out=True), following)
 
     # Reaching a backend.
 

@@ -44,12 +44,16 @@ _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 
 
 class _Unanswered(Exception):
-    """One backend gave no answer; ``error`` is what the client gets unless another does, if ``again`` allows one."""
+    """One backend gave no answer; ``error`` is what the client gets unless another does, if ``again`` allows one.
 
-    def __init__(self, error: BackendError, again: bool) -> None:
+    ``fault`` is what the pool is told.
+    """
+
+    def __init__(self, error: BackendError, again: bool, fault: DialError | None = None) -> None:
         super().__init__(error.reason)
         self.error = error
         self.again = again
+        self.fault = error if fault is None else fault
 
 
 class _Stale(Exception):
@@ -79,7 +83,7 @@ class Backends(Protocol):
 
     def worked(self, member: Member) -> None: ...
 
-    def endpoint(self, member: Member, preface: bytes = b"") -> IStreamClientEndpoint: ...
+    def endpoint(self, member: Member, preface: bytes = b"", timeout: float | None = None) -> IStreamClientEndpoint: ...
 
 
 class HttpProxy:
@@ -123,15 +127,16 @@ class HttpProxy:
         until = self._reactor.seconds() + pool.config.retry_time
         tried: list[Member] = []
         while True:
+            limit = until if tried else None
             tried.append(member)
             try:
-                await self._use(member, request, target, fields, idle_timeout, affinity)
+                await self._use(member, request, target, fields, idle_timeout, affinity, limit)
                 return
             except _Unanswered as unanswered:
-                error, again = unanswered.error, unanswered.again
+                error, again, fault = unanswered.error, unanswered.again, unanswered.fault
             finally:
                 pool.give_back(member)
-            pool.failed(member, error)
+            pool.failed(member, fault)
             if not again or len(tried) > pool.config.retries or self._reactor.seconds() >= until:
                 raise error
             following = pool.pick(affinity.key, tried)
@@ -173,6 +178,7 @@ class HttpProxy:
         fields: Sequence[Pair],
         idle_timeout: float | None,
         affinity: Affinity,
+        until: float | None,
     ) -> None:
         lines = _head_lines(request, target, fields, member.backend)
         use = _Use(member, request, lines, self._deadlines, idle_timeout)
@@ -180,14 +186,14 @@ class HttpProxy:
         try:
             if preface:
                 # It speaks for this client: the connection is nobody else's.
-                response = await use.ask(await self._connect(member, object(), preface), lambda: False)
+                response = await use.ask(await self._connect(member, object(), until, preface), lambda: False)
             else:
                 epoch = self._present_epoch()
-                connection = await self._connect(member, member)
+                connection = await self._connect(member, member, until)
                 response = await use.ask(connection, lambda: not self._stopped and epoch is self._pool.epoch)
         except _Stale:
             # Other kept ones may be no better: a key of its own gets a new connection, which is not kept.
-            response = await use.ask(await self._connect(member, object(), preface), lambda: False)
+            response = await use.ask(await self._connect(member, object(), until, preface), lambda: False)
         self._pool.worked(member)
         await use.deliver(response, affinity.cookie(member))
 
@@ -198,15 +204,20 @@ class HttpProxy:
             self._connections.closeCachedConnections()  # type: ignore[no-untyped-call]
         return self._epoch
 
-    async def _connect(self, member: Member, key: object, preface: bytes = b"") -> HTTP11ClientProtocol:
-        endpoint = UpstreamEndpoint(self._pool.endpoint(member, preface))
+    async def _connect(
+        self, member: Member, key: object, until: float | None, preface: bytes = b""
+    ) -> HTTP11ClientProtocol:
+        """A connection to ``member``, kept or new; a new one stands by ``until``, on the reactor's clock."""
+        timeout = None if until is None else max(0.0, until - self._reactor.seconds())
+        endpoint = UpstreamEndpoint(self._pool.endpoint(member, preface, timeout))
         while True:
             try:
                 connection = await self._connections.getConnection(key, endpoint)
             except CancelledError:
                 raise
             except Exception as error:
-                raise _Unanswered(_dial_fault(member, error), True) from error
+                fault = error if isinstance(error, DialError) else None
+                raise _Unanswered(_dial_fault(member, error), True, fault) from error
             upstream = _upstream_of(connection)
             if upstream.ready:
                 return connection

@@ -51,7 +51,10 @@ class Termination(Waiter):
             connection.client_subject = client_subject(self._leg.tls)
         front = Front(self._door, self._store, connection)
         self._leg.attach(front)
-        front.await_head()
+        if self._door.site.draining and not self._leg.has_unread():
+            front.drain()
+        else:
+            front.await_head()
 
     def _failed(self, reason: str) -> None:
         self.stop_waiting()

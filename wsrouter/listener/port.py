@@ -79,6 +79,15 @@ class Port:
 
     def close(self) -> None:
         """Close it, and remove the file of a unix socket unless it is another's by now."""
+        file, self._file = self._file, None
+        if file is not None:
+            # While it listens: nobody takes the file for a stale one then and puts a new one in its place, and no other
+            # file can have its number.
+            try:
+                if _identity(file) == self._identity:
+                    os.unlink(file)
+            except OSError:
+                pass  # it is gone, or not ours to remove since privileges were dropped: the next start replaces it
         if not self._lent:
             # The relay has a duplicate, which is closed a little later: who came until then would wait, to be reset.
             try:
@@ -86,14 +95,6 @@ class Port:
             except OSError:
                 pass  # it does not listen
         self.socket.close()
-        file, self._file = self._file, None
-        if file is None:
-            return
-        try:
-            if _identity(file) == self._identity:
-                os.unlink(file)
-        except OSError:
-            pass  # it is gone, or not ours to remove since privileges were dropped: the next start replaces it
 
 
 def bind(reactor: IReactorFDSet, endpoint: str) -> Port:

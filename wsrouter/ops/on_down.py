@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wsrouter.config.values import OnDown, Pool
-from wsrouter.live.registry import Entry, Kind, Registry
+from wsrouter.live.registry import Answer, End, Entry, Kind, Refusal, Registry
 from wsrouter.ops.spread import Spread
 from wsrouter.wire.close import RESTART
 
@@ -18,13 +18,19 @@ _log = Logger()
 
 
 class Evictions:
-    """Ends the sessions and tunnels of backends that are no more, for the pools that want it."""
+    """Ends the sessions and tunnels of backends that are no more, for the pools that want it.
+
+    It observes the registry: one that was still being opened when its backend went is ended with the others.
+    """
 
     def __init__(self, clock: IReactorTime, registry: Registry) -> None:
         self._clock = clock
         self._registry = registry
         self._spreads: list[Spread[Entry]] = []
+        #: By pool and backend: who is opened there still, and until when that may happen.
+        self._late: dict[tuple[str, str], tuple[Spread[Entry], float]] = {}
         self._stopped = False
+        registry.observers.append(self)
 
     def gone(self, pool: Pool, backend: str) -> None:
         """The backend with this label has gone down or was removed. Nothing happens with ``on_down = keep``."""
@@ -35,19 +41,44 @@ class Evictions:
             for entry in self._registry.entries.values()
             if entry.facts.backend == backend and entry.facts.pool == pool.name
         ]
-        if not entries:
-            return
-        _log.info(
-            "pool {pool}: backend {backend} is gone, its {count:,} sessions and tunnels are ended over {seconds:g} s",
-            pool=pool.name,
-            backend=backend,
-            count=len(entries),
-            seconds=pool.down_spread,
-        )
-        self._spreads = [spread for spread in self._spreads if spread.waiting]
+        if entries:
+            _log.info(
+                "pool {pool}: backend {backend} is gone,"
+                " its {count:,} sessions and tunnels are ended over {seconds:g} s",
+                pool=pool.name,
+                backend=backend,
+                count=len(entries),
+                seconds=pool.down_spread,
+            )
         spread = Spread(self._clock, entries, pool.down_spread, self._end)
-        self._spreads.append(spread)
         spread.start()
+        now = self._clock.seconds()
+        longest = pool.queue_timeout + pool.retry_time + pool.connect_timeout + pool.handshake_timeout
+        self._late = {key: late for key, late in self._late.items() if now < late[1]}
+        self._late[pool.name, backend] = (spread, now + longest)
+        self._spreads = [*(spread for spread in self._spreads if spread.waiting), spread]
+
+    def back(self, pool: str, backend: str) -> None:
+        """It is up again, or of the pool again: those that are opened there now may stay."""
+        self._late.pop((pool, backend), None)
+
+    def opened(self, entry: Entry) -> None:
+        """A session or tunnel lives; the backend may have gone meanwhile."""
+        late = self._late.get((entry.facts.pool, entry.facts.backend))
+        if late is not None:
+            spread, _ = late
+            spread.add([entry])
+            if spread not in self._spreads:
+                self._spreads.append(spread)
+
+    def closed(self, entry: Entry, end: End) -> None:
+        """One that ends by itself is passed over when its turn comes."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """Nobody to end."""
+
+    def answered(self, answer: Answer) -> None:
+        """Nobody to end."""
 
     def stop(self) -> None:
         """End nobody any more: a drain does, or the process ends."""
@@ -55,6 +86,7 @@ class Evictions:
         for spread in self._spreads:
             spread.stop()
         self._spreads.clear()
+        self._late.clear()
 
     def _end(self, entry: Entry) -> None:
         if entry.number not in self._registry.entries:

@@ -55,13 +55,16 @@ class Spread(Generic[T]):
         self._look()
 
     def add(self, things: Iterable[T]) -> None:
-        """More have come: they have their turn among those that wait, all of it within the same time."""
+        """More have come: they have their turn among those that wait, all of it within the same time.
+
+        Nobody is served from within this call.
+        """
         for thing in things:
             self._queue.insert(random.randint(0, len(self._queue)), thing)
         self._due = max(self._due, min(self._clock.seconds(), self._until))
         self._pace()
         if self._call is None:
-            self._look()
+            self._call = self._clock.callLater(0, self._look)
 
     def stop(self) -> None:
         """Nobody has a turn any more."""

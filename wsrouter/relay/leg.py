@@ -11,7 +11,8 @@ answer before the peer has read it.
 
 Interest is two separate wishes, reading and writing. With neither, the descriptor is taken out of the epoll
 object, because hang-ups and errors are reported whatever the mask says, and a half-closed connection with a
-slow reader would wake the loop without end.
+slow reader would wake the loop without end. Who only waits may ask to hear of errors all the same
+(``await_end``): until the router has sent its own FIN, no TCP connection hangs up but with one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsrouter.relay.deadlines import Deadline
-from wsrouter.relay.loop import EPOLLIN, EPOLLOUT, Relay
+from wsrouter.relay.loop import EPOLLERR, EPOLLIN, EPOLLOUT, Relay
 from wsrouter.relay.socket_facts import SocketFacts
 
 if TYPE_CHECKING:
@@ -188,7 +189,12 @@ class Leg(SocketFacts):
                 self.read()
             elif self._mask and not events & EPOLLOUT:
                 # Only a hang-up or an error is left, and nobody reads: it is the end.
-                self.lose(self._socket_error() or ConnectionLost())
+                error = self._socket_error()
+                if error is None and self._mask == EPOLLERR:
+                    # A unix socket's peer has closed in order: what it said last is still to be read.
+                    self._watch(0)
+                else:
+                    self.lose(error or ConnectionLost())
 
     def failed(self, failure: Failure) -> None:
         """The router itself failed while it served this leg: end it, and through it its peer."""
@@ -275,10 +281,16 @@ class Leg(SocketFacts):
     # IPushProducer: this leg as a source.
 
     def pauseProducing(self) -> None:
-        """Stop reading."""
-        if self._reading and self._state is OPEN:
+        """Stop reading; a reset is noticed when it goes on."""
+        if (self._reading or self._mask == EPOLLERR) and self._state is OPEN:
             self._reading = False
             self._watch_wishes()
+
+    def await_end(self) -> None:
+        """Stop reading, but notice a reset at once. A FIN is not looked for: its sender may still read."""
+        if self._state is OPEN:
+            self._reading = False
+            self._watch(self._mask & EPOLLOUT or EPOLLERR)
 
     def resumeProducing(self) -> None:
         """Read on."""

@@ -31,6 +31,7 @@ from wsrouter.relay.deadlines import Deadlines
 
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
+EPOLLERR = select.EPOLLERR
 
 #: Events fetched at once, and how often, before the reactor gets its turn again.
 BATCH = 64
