@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from wsrouter.backends.tls import PoolTls
 from wsrouter.live.registry import Who
 from wsrouter.policy.health import Hand, State
 from wsrouter.sniff.proxy_protocol import Header, read_header
