@@ -1,8 +1,9 @@
-"""Who is let in, and as whom: PROXY headers, trusted proxies, access lists, limits. Real sockets (cases 15-18, 28)."""
+"""Who is let in, and as whom: PROXY headers, trusted proxies, access lists, limits."""
 
 from __future__ import annotations
 
 import re
+import select
 import socket
 import struct
 from pathlib import Path
@@ -168,10 +169,12 @@ def test_tls_follows_a_header(fronted, connect, authority, header) -> None:
     [
         b"PROXY UNKNOWN\r\n",
         SIGNATURE + b"\x20\0\0\0",
+        # The addresses of a LOCAL header are the proxy's own affair.
+        SIGNATURE + b"\x20" + V2[len(SIGNATURE) + 1 :],
         SIGNATURE + b"\x21\0\0\0",
         SIGNATURE + b"\x21\x31\0\xd8" + bytes(216),
     ],
-    ids=["v1 unknown", "v2 local", "v2 unspecified", "v2 unix"],
+    ids=["v1 unknown", "v2 local", "v2 local with addresses", "v2 unspecified", "v2 unix"],
 )
 def test_a_header_without_a_client_leaves_the_sockets_own_address(fronted, connect, header) -> None:
     running, server = fronted()
@@ -221,6 +224,25 @@ def test_the_same_deadline_holds_for_what_follows_the_header(fronted, connect) -
     client.send(V1 + b"\x16")
     assert client.recv_all() == b""
     assert refusals(running) == [("sniff", "no verdict in 0.2 s")]
+
+
+@pytest.mark.parametrize(
+    ("said", "stage"), [(b"PROXY TCP4 " + b"1" * 90, "proxy"), (V1[-6:] + b"M" * 200, "sniff")], ids=["header", "both"]
+)
+def test_byte_after_byte_a_client_cannot_stretch_that_deadline(fronted, connect, said, stage) -> None:
+    """Each byte comes long before the deadline, whichever began it; all together would take four times as long."""
+    running, _ = fronted(options="sniff_timeout = 400ms")
+    client = connect(running.port())
+    if stage == "sniff":
+        client.send(V1[:-6])
+    for byte in said:
+        client.send(bytes([byte]))
+        if select.select([client.socket], [], [], 0.02)[0]:
+            break
+    else:
+        pytest.fail("the deadline does not end")
+    assert client.recv_all() == b""
+    assert [one.stage for one in running.refused] == [stage]
 
 
 def test_who_leaves_within_a_header_is_told_to_the_log_and_who_said_nothing_is_not(fronted, connect) -> None:

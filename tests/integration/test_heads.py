@@ -267,10 +267,15 @@ def test_h2c_is_served_as_a_plain_request(start, connect) -> None:
     assert running.refused == []
 
 
-def test_no_upgrade_but_websocket_reaches_a_backend(start, connect) -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [H2C, *((b"Connection: Upgrade", b"Upgrade: " + token) for token in (b"TLS/1.0", b"foo, h2c", b"websocket2"))],
+    ids=["h2c", "TLS", "several", "alike"],
+)
+def test_no_upgrade_but_websocket_reaches_a_backend(start, connect, lines) -> None:
     running, server = start()
     client = connect(running.port())
-    client.send(plain(*H2C))
+    client.send(plain(*lines))
     fields = fields_of(server.accept().recv_head())
     assert not {b"upgrade", b"http2-settings"} & fields.keys()
 

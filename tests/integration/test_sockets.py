@@ -207,7 +207,7 @@ def test_the_file_of_a_unix_socket_from_systemd_stays(start, connect, tmp_path, 
 
 
 def test_sessions_are_capped_to_what_the_descriptors_hold_and_the_next_wait(start, connect, frame) -> None:
-    """Case 45: 64 descriptors, 48 of them for the process itself, two for each session."""
+    """64 descriptors, 48 of them for the process itself, two for each session."""
     router, server = start(
         "tcp:0:interface=127.0.0.1",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
