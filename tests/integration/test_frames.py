@@ -384,6 +384,30 @@ def test_a_violation_is_told_at_the_end_of_the_frame_that_is_under_way(start_on,
     assert ended(running, client, peer)[1].code == 1002
 
 
+def test_a_frame_that_takes_longer_than_the_close_timeout_arrives_whole_and_the_close_behind_it(start, frame) -> None:
+    running, client, peer = start(close_timeout="400ms")
+    data = frame(BINARY, b"x" * 1000, mask=False)
+    peer.send(data[:4])
+    client.recv_exactly(4)
+    running.call(running.opened[0].end, 1001, "drained")
+    assert peer.recv_frame().code == 1001
+    # One byte after the other, so that none comes long after the one before it.
+    began = time.monotonic()
+    at = 4
+    while time.monotonic() - began < 1:
+        peer.send(data[at : at + 1])
+        client.recv_exactly(1)
+        at += 1
+        select.select([client.socket], [], [], 0.005)
+    peer.send(data[at:])
+    client.recv_exactly(len(data) - at)
+    assert client.recv_frame().code == 1001
+    client.send(frame(CLOSE, b"\x03\xe9"))
+    peer.send(frame(CLOSE, b"\x03\xe9", mask=False))
+    assert is_over(client)
+    assert ended(running, client, peer)[1].reason == "drained"
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3, 10, 100])
 def test_the_frame_behind_the_one_under_way_does_not_get_through_in_pieces(start_on, frame, cut) -> None:
     """The end of the frame under way comes together with the beginning of the next."""

@@ -253,6 +253,41 @@ def test_a_drain_within_a_frame_lets_it_pass_whole_and_nothing_behind_it(scene, 
     assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
 
 
+def test_a_drain_waits_for_a_frame_that_goes_on_and_then_for_the_answer(scene):
+    scene.run()
+    message = frame(LONG, masked=False)
+    scene.server.socket.send(message[:500])
+    scene.until(lambda: len(scene.client.received) == 500)
+    scene.session.end(1001, "drain")
+    for at in range(500, 900, 100):
+        scene.clock.advance(4)
+        scene.server.socket.send(message[at : at + 100])
+        scene.until(lambda at=at: len(scene.client.received) == at + 100)
+    scene.server.socket.send(message[900:])
+    scene.until(lambda: len(scene.client.received) >= len(message) + 4)
+    scene.clock.advance(4)
+    scene.settle()
+    assert scene.client.received == message + close_to_client(1001)
+    assert scene.ends == []
+    scene.client.socket.send(CLIENT_CLOSE)
+    scene.server.socket.send(SERVER_CLOSE)
+    scene.until(lambda: scene.client.ended and scene.server.ended)
+    scene.over()
+    assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
+
+
+def test_a_drain_does_not_wait_for_a_frame_that_stands_still(scene):
+    scene.run()
+    scene.server.socket.send(frame(LONG, masked=False)[:500])
+    scene.until(lambda: len(scene.client.received) == 500)
+    scene.session.end(1001, "drain")
+    scene.clock.advance(5.1)
+    scene.until(lambda: scene.client.ended)
+    assert len(scene.client.received) == 500
+    scene.over()
+    assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
+
+
 def test_a_frame_whose_rest_never_comes_is_ended_without_a_close(scene):
     scene.run()
     scene.server.socket.send(frame(LONG, masked=False)[:500])
