@@ -22,6 +22,7 @@ class Stage:
         self.folder = folder
         self.backends: list[Backend] = []
         self.connect_timeout = 2.0
+        self.drain = 10.0
         self._name = name
         self._accounts = accounts
         self._router: Router | None = None
@@ -41,15 +42,16 @@ class Stage:
 
     def begin(
         self,
-        options: str,
+        options: str = "",
         *,
+        router: str = "",
         backends: int = 4,
         words: str = "",
         backlog: int = 1024,
         goodbye: Sequence[str] = (),
         pause: float = 1.0,
     ) -> None:
-        """Start all. ``options`` are the pool's, ``words`` stand behind each backend.
+        """Start all. ``options`` are the pool's, ``router`` the router's own, ``words`` stand behind each backend.
 
         ``backlog`` is how many connections wait to be accepted by a backend, ``goodbye`` its close code and reason.
         """
@@ -57,7 +59,7 @@ class Stage:
             self.backends.append(Backend(self.watch, f"b{number}", backlog, goodbye))
         servers = "\n".join(f"    {one.label} {words}" for one in self.backends)
         config = (
-            "[router]\nlog = json\nlog_query = yes\ndrain = 10s\n"
+            f"[router]\nlog = json\nlog_query = yes\ndrain = {self.drain:g}s\n{router}\n"
             "[listener main]\nendpoint = tcp:0:interface=127.0.0.1:backlog=1024\n"
             f"[route ws]\npath = /ws\npool = app\n[pool app]\nconnect_timeout = {self.connect_timeout:g}s\n"
             f"backends =\n{servers}\n{textwrap.dedent(options).strip()}\n"
