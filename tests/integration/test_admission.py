@@ -475,7 +475,7 @@ def test_handshakes_come_at_a_rate_before_any_backend_is_asked(limited, connect)
 
 SPOOFED = (
     b"X-Forwarded-For: 6.6.6.6, 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.example\r\n"
-    b"Forwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n"
+    b"X-Forwarded-Port: 8443\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n"
 )
 
 
@@ -487,7 +487,7 @@ def test_what_an_untrusted_peer_says_of_the_client_is_replaced(limited, connect)
     assert fields[b"X-Forwarded-Host"] == b"inner"
     assert fields[b"Forwarded"] == b"for=127.0.0.1;host=inner;proto=http"
     assert fields[b"X-Client"] == b"127.0.0.1 http inner"
-    assert b"X-Real-IP" not in fields
+    assert not {b"X-Real-IP", b"X-Forwarded-Port"} & fields.keys()
     assert facts_of(running).client_ip == "127.0.0.1"
 
 
@@ -497,10 +497,28 @@ def test_a_trusted_proxy_is_believed_as_far_as_its_own_word_goes(limited, connec
     assert fields[b"X-Forwarded-For"] == b"192.0.2.1, 127.0.0.1"
     assert fields[b"X-Forwarded-Proto"] == b"https"
     assert fields[b"X-Forwarded-Host"] == b"a.example"
+    assert fields[b"X-Forwarded-Port"] == b"8443"
+    assert fields[b"X-Real-IP"] == b"192.0.2.1"
     assert fields[b"X-Client"] == b"192.0.2.1 https a.example"
     assert b"6.6.6.6" not in b"".join(fields.values())
     facts = facts_of(running)
     assert (facts.client_ip, facts.client) == ("192.0.2.1", "192.0.2.1")
+
+
+def test_a_trusted_proxy_may_tell_the_client_by_its_real_address_alone(limited, connect) -> None:
+    running, server = limited("trusted = 127.0.0.1")
+    fields = open_through(connect(running.port()), server, b"X-Real-IP: 192.0.2.1\r\n")
+    assert (fields[b"X-Real-IP"], fields[b"X-Forwarded-For"]) == (b"192.0.2.1", b"192.0.2.1, 127.0.0.1")
+    assert facts_of(running).client_ip == "192.0.2.1"
+
+
+def test_a_headers_rule_goes_before_what_a_trusted_proxy_says(limited, connect) -> None:
+    running, server = limited(
+        "trusted = 127.0.0.1", route="set_header =\n    X-Real-IP: {client_ip}!\n    X-Forwarded-Port:"
+    )
+    fields = open_through(connect(running.port()), server, SPOOFED)
+    assert fields[b"X-Real-IP"] == b"192.0.2.1!"
+    assert b"X-Forwarded-Port" not in fields
 
 
 def test_each_request_of_a_trusted_proxy_has_a_client_of_its_own(limited, connect) -> None:

@@ -19,7 +19,7 @@ LONG = 32 << 20
 
 
 class SlowReader:
-    """A session on a raw socket. A frame of ``LONG`` bytes is on its way to it, of which it reads a little at a time."""
+    """A session on a raw socket, to which a frame of ``LONG`` bytes is on its way; it reads a little at a time."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.socket()
@@ -81,7 +81,7 @@ def test_every_session_is_told_behind_its_frame_and_the_router_ends_in_time(stag
         router.signal(signal.SIGTERM)
         first = router.wait_for(lambda line: line.get("message", "").startswith("draining"), "the drain begins")
         assert first["message"] == f"draining: {count + slow:,} sessions; {stage.drain:g} s at most"
-        # With each of the others that ends they read on a little: when the last has ended, half of their frames is left.
+        # They read on a little with each of the others that ends: behind the last, half of their frames is left.
         for ended in range(1, count + 1):
             stage.until(lambda ended=ended: router.count("close") >= ended, f"{ended} others have ended")
             for reader in readers:
