@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: inner\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%b\r\n"
-)
+from tests.integration.http import upgrade
+
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 V1 = b"PROXY TCP4 192.0.2.1 198.51.100.7 4711 443\r\n"
@@ -99,7 +97,7 @@ def limited(router, backend, authority):
 
 def open_through(client, server, extra: bytes = b"") -> dict[bytes, bytes]:
     """Open a session on ``client`` and return the fields that the backend got."""
-    client.send(UPGRADE % extra)
+    client.send(upgrade("inner", more=extra))
     head = server.accept().answer()
     assert client.recv_head().startswith(b"HTTP/1.1 101 ")
     return dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
@@ -312,7 +310,7 @@ def test_a_listeners_lists_look_at_the_announced_client(fronted, connect) -> Non
 def test_a_route_answers_403_to_who_is_not_on_its_list(limited, connect) -> None:
     running, server = limited(route="allow = 192.0.2.0/24")
     client = connect(running.port())
-    client.send(UPGRADE % b"")
+    client.send(upgrade())
     answer = client.recv_all()
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert b"Connection: close" in answer
@@ -347,7 +345,7 @@ def test_an_address_gets_its_connections_back_when_they_end(limited, connect, au
         client, peer = open_session(running, server, "/ws", **more)
         other, _ = open_session(running, server, "/ws", **more)
         third = connect(running.port())
-        third.send(UPGRADE % b"")
+        third.send(upgrade())
         assert retry_after(third.recv_all()) == 1
         third.close()
         # One ends in order, the other by a reset.
@@ -462,7 +460,7 @@ def test_handshakes_come_at_a_rate_before_any_backend_is_asked(limited, connect)
     running, server = limited("handshakes_per_ip = 1/m")
     open_through(connect(running.port()), server)
     client = connect(running.port())
-    client.send(UPGRADE % b"")
+    client.send(upgrade())
     assert 55 <= retry_after(client.recv_all()) <= 60
     assert server.count == 1
     assert [(one.stage, one.rule, one.status) for one in running.refused] == [("http", "ws", 429)]
@@ -542,7 +540,7 @@ def test_limits_and_lists_hold_for_the_client_behind_a_trusted_proxy(limited, co
     open_through(connect(running.port()), server, b"X-Forwarded-For: 192.0.2.2\r\n")
     for ip, status in ((b"192.0.2.1", b"429"), (b"192.0.2.66", b"403")):
         client = connect(running.port())
-        client.send(UPGRADE % (b"X-Forwarded-For: %b\r\n" % ip))
+        client.send(upgrade(more=b"X-Forwarded-For: %b\r\n" % ip))
         assert client.recv_all().startswith(b"HTTP/1.1 %b " % status)
     assert [one.client for one in running.refused] == ["192.0.2.1", "192.0.2.66"]
 
@@ -552,7 +550,7 @@ def test_who_came_by_https_to_a_trusted_proxy_is_not_redirected(limited, connect
     said = b"X-Forwarded-Proto: %b\r\nX-Forwarded-Host: a.example\r\nOrigin: https://a.example\r\n"
     open_through(connect(running.port()), server, said % b"https")
     client = connect(running.port())
-    client.send(UPGRADE % (said % b"http"))
+    client.send(upgrade("inner", more=said % b"http"))
     assert client.recv_all().startswith(b"HTTP/1.1 403 ")
     client = connect(running.port())
     client.send(b"GET /ws HTTP/1.1\r\nHost: inner\r\n" + said % b"http" + b"\r\n")

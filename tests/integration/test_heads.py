@@ -11,25 +11,17 @@ import socket
 
 import pytest
 
-UPGRADE = (
-    b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-)
-PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+from tests.integration.http import UPGRADE_FIELDS, status_of
+from tests.memory import resident
 
 
 def opening(*lines: bytes, path: bytes = b"/ws", host: bytes = b"Host: example.com") -> bytes:
     """An opening handshake with ``lines`` added."""
-    return b"\r\n".join([b"GET %b HTTP/1.1" % path, host, *lines]) + b"\r\n" + UPGRADE + b"\r\n"
+    return b"\r\n".join([b"GET %b HTTP/1.1" % path, host, *lines]) + b"\r\n" + UPGRADE_FIELDS + b"\r\n"
 
 
 def plain(*lines: bytes, path: bytes = b"/http", method: bytes = b"GET") -> bytes:
     return b"\r\n".join([b"%b %b HTTP/1.1" % (method, path), b"Host: example.com", *lines]) + b"\r\n\r\n"
-
-
-def status_of(answer: bytes) -> int:
-    assert answer.startswith(b"HTTP/1.1 "), answer[:200]
-    return int(answer[9:12])
 
 
 def fields_of(head: bytes) -> dict[bytes, bytes]:
@@ -71,7 +63,7 @@ def start(router, backend):
 
 REFUSED = {
     # Host
-    "no Host": (b"GET /ws HTTP/1.1\r\n" + UPGRADE + b"\r\n", 400),
+    "no Host": (b"GET /ws HTTP/1.1\r\n" + UPGRADE_FIELDS + b"\r\n", 400),
     "two Hosts": (opening(b"Host: example.net"), 400),
     "the same Host twice": (opening(b"Host: example.com"), 400),
     "a Host with a blank": (opening(host=b"Host: a b"), 400),
@@ -555,9 +547,3 @@ def test_a_head_without_an_end_costs_no_memory(start, connect) -> None:
     grown = resident() - before
     assert status_of(client.recv_all()) == 431
     assert grown < 4 * 1024 * 1024
-
-
-def resident() -> int:
-    """Resident memory of this process, in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * PAGE_SIZE

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from tests.integration.process import FOREGROUND
+from tests.memory import resident
 from tests.scenarios.backend import Backend
 from tests.scenarios.program import Line, Program, Watch
 
@@ -21,11 +22,10 @@ class Router(Program):
 
     def __init__(self, watch: Watch, folder: Path, text: str) -> None:
         (folder / "router.ini").write_text(text)
-        twistd = str(Path(sys.executable).with_name("twistd"))
         #: Its last word on each backend that it had one on, by label.
         self._states: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
-        super().__init__(watch, [twistd, "-n", "--pidfile=", "wsrouter", "--config", "router.ini"], folder)
+        super().__init__(watch, [*FOREGROUND, "wsrouter", "--config", "router.ini"], folder)
 
     @property
     def port(self) -> int:
@@ -82,5 +82,4 @@ class Router(Program):
 
     def memory(self) -> int:
         """Its resident memory, in bytes."""
-        resident = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return resident * os.sysconf("SC_PAGE_SIZE")
+        return resident(self.pid)
