@@ -7,13 +7,12 @@ import os
 import socket
 import ssl
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config.values import Config
@@ -34,19 +33,6 @@ BASE = """
     [pool app]
     backends = {address}
 """
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The lines that were logged."""
-    seen: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        seen.append(eventAsText(event, includeTimestamp=False, includeSystem=False))
-
-    globalLogPublisher.addObserver(observe)
-    yield seen
-    globalLogPublisher.removeObserver(observe)
 
 
 class Reloading:
