@@ -163,6 +163,8 @@ def test_a_session_on_a_removed_route_and_pool_goes_on(reloading, backend, open_
     assert peer.recv_frame().code == 1000
     peer.send(frame(CLOSE, b"\x03\xe8", mask=False))
     assert client.recv_frame().code == 1000
+    client.close()
+    peer.close()
     one.running.until(lambda: one.running.closed)
     assert not [line for line in one.lines if "Traceback" in line]
 
