@@ -455,6 +455,20 @@ def test_limits_count_announced_clients_and_not_the_proxy(fronted, connect) -> N
     assert not server.was_contacted()
 
 
+def test_a_network_of_64_bits_counts_as_one_address(fronted, connect) -> None:
+    running, _ = fronted(options="max_connections_per_ip = 1")
+    clients = []
+    for ip in ("2001:db8::1", "2001:db8:0:0:ffff::2", "2001:db8:0:1::1"):
+        client = connect(running.port())
+        client.send(f"PROXY TCP6 {ip} 2001:db8::7 4711 443\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        clients.append(client)
+        running.settle()
+    assert retry_after(clients[1].recv_all()) == 1
+    # The third was let in, and found no route.
+    assert clients[2].recv_all().startswith(b"HTTP/1.1 404 ")
+    assert [one.client for one in running.refused if one.stage == "accept"] == ["[2001:db8::ffff:0:0:2]:4711"]
+
+
 def test_handshakes_come_at_a_rate_before_any_backend_is_asked(limited, connect) -> None:
     running, server = limited("handshakes_per_ip = 1/m")
     open_through(connect(running.port()), server)

@@ -138,6 +138,30 @@ def test_a_bad_head_is_refused_and_reaches_no_backend(start, connect, head, stat
     assert running.live == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (b"/../secret", 400),
+        (b"/%2e%2e/secret", 400),
+        (b"/a/../../secret", 400),
+        (b"/..%2fsecret", 404),
+        (b"/%2e%2e%2fsecret", 404),
+        (b"//secret", 404),
+        (b"/a/%2e%2e/page", 200),
+    ],
+)
+def test_nothing_outside_its_directory_is_served(router, connect, path, status) -> None:
+    running = router(
+        "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route files]\nstatic = www\n",
+        {"www/page": "the page", "secret": "s3cret"},
+    )
+    client = connect(running.port())
+    client.send(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path)
+    answer = client.recv_all()
+    assert status_of(answer) == status
+    assert b"s3cret" not in answer
+
+
 @pytest.mark.parametrize("path", [b"//ws", b"/ws%2Fx", b"/wsx", b"/ws/../x", b"/ws/%2e%2e/x", b"/WS", b"/"])
 def test_what_is_no_path_below_the_route_gets_404(start, connect, path) -> None:
     running, server = start()

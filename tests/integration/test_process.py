@@ -346,6 +346,13 @@ def test_the_version_is_shown(tmp_path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"wsrouter {__version__}\n", "")
 
 
+def test_the_help_names_what_a_user_needs(tmp_path) -> None:
+    done = run(tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("--config", "--check", "--version", "SIGHUP", "SIGTERM", "etc/router.ini"):
+        assert words in done.stdout
+
+
 # Running elsewhere.
 
 
