@@ -17,12 +17,13 @@ endef
 export BRANCH_GATE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test scenarios lint check bench dist clean python
+.PHONY: help run test scenarios soak lint check bench dist clean python
 
 help:
 	@echo "make run        make $(VENV) and run the router with $(CONFIG) (CONFIG=... for another)"
 	@echo "make test       make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
 	@echo "make scenarios  the tests that kill, stop and restart backends, at full size: 500 sessions, minutes"
+	@echo "make soak       100 reloads under load, a third of them broken"
 	@echo "make check      lint, types, import contracts, tests with coverage"
 	@echo "make bench      measure (see bench/)"
 	@echo "make dist       wheel and source archive in dist/"

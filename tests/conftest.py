@@ -100,6 +100,28 @@ def logged_failures() -> Iterator[LoggedFailures]:
     globalLogPublisher.removeObserver(seen)
 
 
+@pytest.fixture
+def logged() -> Iterator[list[LogEvent]]:
+    """The events of the log, as they come while the test runs."""
+    seen: list[LogEvent] = []
+    globalLogPublisher.addObserver(seen.append)
+    yield seen
+    globalLogPublisher.removeObserver(seen.append)
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """The lines of the log, as they come while the test runs, without time and system."""
+    seen: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        seen.append(eventAsText(event, includeTimestamp=False, includeSystem=False))
+
+    globalLogPublisher.addObserver(observe)
+    yield seen
+    globalLogPublisher.removeObserver(observe)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield

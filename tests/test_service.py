@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IResolutionReceiver
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent
 
 from wsrouter.config.reader import parse
 from wsrouter.errors import ConfigError, RouterError
@@ -191,14 +191,11 @@ def test_preparing_binds_nothing(scene, taken):
     scene.prepared(FILES.replace("tcp:0", f"tcp:{taken}"))
 
 
-def test_a_certificate_out_of_its_term_is_served_with_a_warning(scene):
-    seen: list[LogEvent] = []
-    globalLogPublisher.addObserver(seen.append)
+def test_a_certificate_out_of_its_term_is_served_with_a_warning(scene, logged):
     certificate = trustme.CA().issue_cert("old.example", not_after=datetime(2020, 1, 1, tzinfo=UTC))
     certificate.private_key_and_cert_chain_pem.write_to_path(scene.folder / "old.pem")
     scene.prepared(FILES.replace("[route", "certificates = old.pem\n    [route"))
-    globalLogPublisher.removeObserver(seen.append)
-    [warning] = [formatEvent(event) for event in seen if event["log_level"] is LogLevel.warn]
+    [warning] = [formatEvent(event) for event in logged if event["log_level"] is LogLevel.warn]
     assert "old.pem: expired on 2020-01-01" in warning
 
 
@@ -497,19 +494,6 @@ async def test_demonstration_certificates_in_a_folder_of_their_own_go_with_the_r
 
 
 # Reloading. The rest: tests/integration/test_reload.py.
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The lines that were logged."""
-    seen: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        seen.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield seen
-    globalLogPublisher.removeObserver(observe)
 
 
 def reloaded(scene: Scene, service: RouterService, text: str) -> None:

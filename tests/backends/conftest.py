@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from twisted.internet.task import Clock
 from websockets.sync.server import Server
 
+from tests.turning import PATIENCE, Reactor, Turning
 from wsrouter.backends.dial import Address
-from wsrouter.relay.loop import Relay
-
-PATIENCE = 5.0
 
 
-class Rig(Clock):
+class Rig(Reactor, Turning):
     """A relay and the reactor that it believes in."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.relay = Relay(self)  # type: ignore[arg-type]
-        self.relay.start()
+        Reactor.__init__(self)
+        Turning.__init__(self, self)
         self.sockets: list[socket.socket] = []
-
-    def addReader(self, reader: object) -> None: ...
-
-    def removeReader(self, reader: object) -> None: ...
 
     def server(self, backlog: int = 16) -> socket.socket:
         """A socket that listens on loopback and accepts nothing by itself."""
@@ -45,31 +35,9 @@ class Rig(Clock):
         self.sockets.append(peer)
         return peer
 
-    def turn(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.relay.doRead()
-            self.advance(0)
-
     def pass_time(self, seconds: float) -> None:
         self.advance(seconds)
         self.turn(2)
-
-    def until(self, predicate: Callable[[], object]) -> None:
-        end = time.monotonic() + PATIENCE
-        self.turn()
-        while not predicate():
-            if time.monotonic() > end:
-                pytest.fail("waited in vain")
-            select.select([self.relay.fileno()], [], [], 0.005)
-            self.turn()
-
-    def settle(self) -> None:
-        """Turn until the relay sleeps."""
-        for _ in range(100):
-            self.turn()
-            if not select.select([self.relay.fileno()], [], [], 0.02)[0]:
-                return
-        pytest.fail("the relay does not come to rest")
 
     def close(self) -> None:
         self.relay.stop()

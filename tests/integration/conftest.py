@@ -58,6 +58,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from websockets.sync.server import Server, ServerConnection, serve
 
+from tests.integration.process import RouterProcess
 from wsrouter.config.reader import parse
 from wsrouter.live.registry import Answer, End, Entry, Refusal
 from wsrouter.service import RouterService
@@ -723,6 +724,27 @@ class Authority:
 def authority() -> Authority:
     """The CA of the test session: PEMs from ``issue(*names)``; ``server_context`` and ``client_context`` for TLS."""
     return Authority()
+
+
+# The router as a process.
+
+
+@pytest.fixture
+def start_process(tmp_path: Path) -> Iterator[Callable[..., RouterProcess]]:
+    """``start_process(text, **more) -> RouterProcess``: a router run by ``twistd`` in ``tmp_path``, serving.
+
+    ``more`` are the arguments of ``RouterProcess``. What still runs at the end of the test is killed.
+    """
+    started: list[RouterProcess] = []
+
+    def start(text: str, **more: Any) -> RouterProcess:
+        started.append(RouterProcess(tmp_path, text, **more))
+        started[-1].begin()
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
 
 
 # The router as it ships.

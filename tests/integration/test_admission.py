@@ -1,18 +1,17 @@
-"""Who is let in, and as whom: PROXY headers, trusted proxies, access lists, limits. Real sockets (cases 15-18, 28)."""
+"""Who is let in, and as whom: PROXY headers, trusted proxies, access lists, limits."""
 
 from __future__ import annotations
 
 import re
+import select
 import socket
 import struct
 from pathlib import Path
 
 import pytest
 
-UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: inner\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%b\r\n"
-)
+from tests.integration.http import upgrade
+
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 V1 = b"PROXY TCP4 192.0.2.1 198.51.100.7 4711 443\r\n"
@@ -98,7 +97,7 @@ def limited(router, backend, authority):
 
 def open_through(client, server, extra: bytes = b"") -> dict[bytes, bytes]:
     """Open a session on ``client`` and return the fields that the backend got."""
-    client.send(UPGRADE % extra)
+    client.send(upgrade("inner", more=extra))
     head = server.accept().answer()
     assert client.recv_head().startswith(b"HTTP/1.1 101 ")
     return dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
@@ -168,10 +167,12 @@ def test_tls_follows_a_header(fronted, connect, authority, header) -> None:
     [
         b"PROXY UNKNOWN\r\n",
         SIGNATURE + b"\x20\0\0\0",
+        # The addresses of a LOCAL header are the proxy's own affair.
+        SIGNATURE + b"\x20" + V2[len(SIGNATURE) + 1 :],
         SIGNATURE + b"\x21\0\0\0",
         SIGNATURE + b"\x21\x31\0\xd8" + bytes(216),
     ],
-    ids=["v1 unknown", "v2 local", "v2 unspecified", "v2 unix"],
+    ids=["v1 unknown", "v2 local", "v2 local with addresses", "v2 unspecified", "v2 unix"],
 )
 def test_a_header_without_a_client_leaves_the_sockets_own_address(fronted, connect, header) -> None:
     running, server = fronted()
@@ -221,6 +222,24 @@ def test_the_same_deadline_holds_for_what_follows_the_header(fronted, connect) -
     client.send(V1 + b"\x16")
     assert client.recv_all() == b""
     assert refusals(running) == [("sniff", "no verdict in 0.2 s")]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "said"), [(b"", b"PROXY TCP4 " + b"1" * 80), (V1[:-14], V1[-14:] + b"M" * 14)], ids=["header", "both"]
+)
+def test_byte_after_byte_a_client_cannot_stretch_that_deadline(fronted, connect, at_once, said) -> None:
+    """Each byte comes long before the deadline; if anything began it anew, all of them would get through."""
+    running, _ = fronted(options="sniff_timeout = 400ms")
+    client = connect(running.port())
+    client.send(at_once)
+    for byte in said:
+        client.send(bytes([byte]))
+        if select.select([client.socket], [], [], 0.02)[0]:
+            break
+    else:
+        pytest.fail("the deadline does not end")
+    assert client.recv_all() == b""
+    assert len(running.refused) == 1
 
 
 def test_who_leaves_within_a_header_is_told_to_the_log_and_who_said_nothing_is_not(fronted, connect) -> None:
@@ -290,7 +309,7 @@ def test_a_listeners_lists_look_at_the_announced_client(fronted, connect) -> Non
 def test_a_route_answers_403_to_who_is_not_on_its_list(limited, connect) -> None:
     running, server = limited(route="allow = 192.0.2.0/24")
     client = connect(running.port())
-    client.send(UPGRADE % b"")
+    client.send(upgrade())
     answer = client.recv_all()
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert b"Connection: close" in answer
@@ -325,7 +344,7 @@ def test_an_address_gets_its_connections_back_when_they_end(limited, connect, au
         client, peer = open_session(running, server, "/ws", **more)
         other, _ = open_session(running, server, "/ws", **more)
         third = connect(running.port())
-        third.send(UPGRADE % b"")
+        third.send(upgrade())
         assert retry_after(third.recv_all()) == 1
         third.close()
         # One ends in order, the other by a reset.
@@ -436,11 +455,25 @@ def test_limits_count_announced_clients_and_not_the_proxy(fronted, connect) -> N
     assert not server.was_contacted()
 
 
+def test_a_network_of_64_bits_counts_as_one_address(fronted, connect) -> None:
+    running, _ = fronted(options="max_connections_per_ip = 1")
+    clients = []
+    for ip in ("2001:db8::1", "2001:db8:0:0:ffff::2", "2001:db8:0:1::1"):
+        client = connect(running.port())
+        client.send(f"PROXY TCP6 {ip} 2001:db8::7 4711 443\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        clients.append(client)
+        running.settle()
+    assert retry_after(clients[1].recv_all()) == 1
+    # The third was let in, and found no route.
+    assert clients[2].recv_all().startswith(b"HTTP/1.1 404 ")
+    assert [one.client for one in running.refused if one.stage == "accept"] == ["[2001:db8::ffff:0:0:2]:4711"]
+
+
 def test_handshakes_come_at_a_rate_before_any_backend_is_asked(limited, connect) -> None:
     running, server = limited("handshakes_per_ip = 1/m")
     open_through(connect(running.port()), server)
     client = connect(running.port())
-    client.send(UPGRADE % b"")
+    client.send(upgrade())
     assert 55 <= retry_after(client.recv_all()) <= 60
     assert server.count == 1
     assert [(one.stage, one.rule, one.status) for one in running.refused] == [("http", "ws", 429)]
@@ -453,7 +486,7 @@ def test_handshakes_come_at_a_rate_before_any_backend_is_asked(limited, connect)
 
 SPOOFED = (
     b"X-Forwarded-For: 6.6.6.6, 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.example\r\n"
-    b"Forwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n"
+    b"X-Forwarded-Port: 8443\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n"
 )
 
 
@@ -465,7 +498,7 @@ def test_what_an_untrusted_peer_says_of_the_client_is_replaced(limited, connect)
     assert fields[b"X-Forwarded-Host"] == b"inner"
     assert fields[b"Forwarded"] == b"for=127.0.0.1;host=inner;proto=http"
     assert fields[b"X-Client"] == b"127.0.0.1 http inner"
-    assert b"X-Real-IP" not in fields
+    assert not {b"X-Real-IP", b"X-Forwarded-Port"} & fields.keys()
     assert facts_of(running).client_ip == "127.0.0.1"
 
 
@@ -475,10 +508,28 @@ def test_a_trusted_proxy_is_believed_as_far_as_its_own_word_goes(limited, connec
     assert fields[b"X-Forwarded-For"] == b"192.0.2.1, 127.0.0.1"
     assert fields[b"X-Forwarded-Proto"] == b"https"
     assert fields[b"X-Forwarded-Host"] == b"a.example"
+    assert fields[b"X-Forwarded-Port"] == b"8443"
+    assert fields[b"X-Real-IP"] == b"192.0.2.1"
     assert fields[b"X-Client"] == b"192.0.2.1 https a.example"
     assert b"6.6.6.6" not in b"".join(fields.values())
     facts = facts_of(running)
     assert (facts.client_ip, facts.client) == ("192.0.2.1", "192.0.2.1")
+
+
+def test_a_trusted_proxy_may_tell_the_client_by_its_real_address_alone(limited, connect) -> None:
+    running, server = limited("trusted = 127.0.0.1")
+    fields = open_through(connect(running.port()), server, b"X-Real-IP: 192.0.2.1\r\n")
+    assert (fields[b"X-Real-IP"], fields[b"X-Forwarded-For"]) == (b"192.0.2.1", b"192.0.2.1, 127.0.0.1")
+    assert facts_of(running).client_ip == "192.0.2.1"
+
+
+def test_a_headers_rule_goes_before_what_a_trusted_proxy_says(limited, connect) -> None:
+    running, server = limited(
+        "trusted = 127.0.0.1", route="set_header =\n    X-Real-IP: {client_ip}!\n    X-Forwarded-Port:"
+    )
+    fields = open_through(connect(running.port()), server, SPOOFED)
+    assert fields[b"X-Real-IP"] == b"192.0.2.1!"
+    assert b"X-Forwarded-Port" not in fields
 
 
 def test_each_request_of_a_trusted_proxy_has_a_client_of_its_own(limited, connect) -> None:
@@ -502,7 +553,7 @@ def test_limits_and_lists_hold_for_the_client_behind_a_trusted_proxy(limited, co
     open_through(connect(running.port()), server, b"X-Forwarded-For: 192.0.2.2\r\n")
     for ip, status in ((b"192.0.2.1", b"429"), (b"192.0.2.66", b"403")):
         client = connect(running.port())
-        client.send(UPGRADE % (b"X-Forwarded-For: %b\r\n" % ip))
+        client.send(upgrade(more=b"X-Forwarded-For: %b\r\n" % ip))
         assert client.recv_all().startswith(b"HTTP/1.1 %b " % status)
     assert [one.client for one in running.refused] == ["192.0.2.1", "192.0.2.66"]
 
@@ -512,7 +563,7 @@ def test_who_came_by_https_to_a_trusted_proxy_is_not_redirected(limited, connect
     said = b"X-Forwarded-Proto: %b\r\nX-Forwarded-Host: a.example\r\nOrigin: https://a.example\r\n"
     open_through(connect(running.port()), server, said % b"https")
     client = connect(running.port())
-    client.send(UPGRADE % (said % b"http"))
+    client.send(upgrade("inner", more=said % b"http"))
     assert client.recv_all().startswith(b"HTTP/1.1 403 ")
     client = connect(running.port())
     client.send(b"GET /ws HTTP/1.1\r\nHost: inner\r\n" + said % b"http" + b"\r\n")

@@ -9,28 +9,16 @@ import threading
 import pytest
 import trustme
 
+from tests.integration.http import get, status_of, upgrade
+
 MEGABYTE = 1024 * 1024
-
-UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-def get(host: str) -> bytes:
-    return f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-
-
-def status_of(answer: bytes) -> int:
-    assert answer.startswith(b"HTTP/1.1 "), answer[:200]
-    return int(answer[9:12])
 
 
 @pytest.fixture
 def behind_tls(router, connect):
     """``behind_tls(address, pool, files={}) -> (running, client)``: a pool with ``tls = yes``; the client has asked."""
 
-    def begin(address: str, pool: str, files=None, request: bytes = UPGRADE % b"example.com"):
+    def begin(address: str, pool: str, files=None, request: bytes = upgrade("example.com")):
         running = router(
             "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
             "[route ws]\npath = /ws\npool = app\n[route all]\naccept = http\npool = app\n"
@@ -234,7 +222,7 @@ def test_tls_on_both_sides_carries_big_messages(router, connect, tls_backend, au
         files={"a.pem": authority.issue("a.example"), "ca.pem": authority.pem},
     )
     client = connect(running.port(), tls=authority.client_context(), name="a.example")
-    client.send(UPGRADE % b"a.example")
+    client.send(upgrade("a.example"))
     peer = server.accept()
     peer.answer()
     client.recv_head()

@@ -14,6 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_websocket
 
+from tests.memory import resident
 from wsrouter.live.registry import Who
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -384,6 +385,30 @@ def test_a_violation_is_told_at_the_end_of_the_frame_that_is_under_way(start_on,
     assert ended(running, client, peer)[1].code == 1002
 
 
+def test_a_frame_that_takes_longer_than_the_close_timeout_arrives_whole_and_the_close_behind_it(start, frame) -> None:
+    running, client, peer = start(close_timeout="400ms")
+    data = frame(BINARY, b"x" * 1000, mask=False)
+    peer.send(data[:4])
+    client.recv_exactly(4)
+    running.call(running.opened[0].end, 1001, "drained")
+    assert peer.recv_frame().code == 1001
+    # One byte after the other, so that none comes long after the one before it.
+    began = time.monotonic()
+    at = 4
+    while time.monotonic() - began < 1:
+        peer.send(data[at : at + 1])
+        client.recv_exactly(1)
+        at += 1
+        select.select([client.socket], [], [], 0.005)
+    peer.send(data[at:])
+    client.recv_exactly(len(data) - at)
+    assert client.recv_frame().code == 1001
+    client.send(frame(CLOSE, b"\x03\xe9"))
+    peer.send(frame(CLOSE, b"\x03\xe9", mask=False))
+    assert is_over(client)
+    assert ended(running, client, peer)[1].reason == "drained"
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3, 10, 100])
 def test_the_frame_behind_the_one_under_way_does_not_get_through_in_pieces(start_on, frame, cut) -> None:
     """The end of the frame under way comes together with the beginning of the next."""
@@ -737,20 +762,26 @@ def test_a_close_arrives_behind_what_is_pending_for_a_slow_reader(start, frame) 
     assert ended(running, client, peer)[1].reason == "done"
 
 
-def test_a_flood_of_pings_to_a_peer_that_never_reads_is_held_back(start, frame) -> None:
-    running, client, peer = start()
-    ping = frame(PING, b"p" * 125) * 500
-    client.socket.settimeout(0.2)
+@pytest.mark.parametrize("offender", ["client", "backend"])
+def test_a_flood_of_pings_to_a_peer_that_never_reads_is_held_back(start_on, frame, offender) -> None:
+    running, client, peer = start_on()
+    one, other = (client, peer) if offender == "client" else (peer, client)
+    ping = frame(PING, b"p" * 125, mask=offender == "client")
+    flood = ping * 500
+    before = resident()
+    one.socket.settimeout(0.2)
     sent = 0
     try:
         while sent < 64 * MEGABYTE:
-            sent += client.socket.send(ping[sent % len(ping) :])
+            sent += one.socket.send(flood[sent % len(flood) :])
     except TimeoutError:
         pass
     assert sent < 64 * MEGABYTE
+    assert resident() - before < 8 * MEGABYTE
     legs = running.call(lambda: [leg for leg in running.service.relay.members.values() if hasattr(leg, "pending")])
-    assert sum(len(leg.pending or b"") for leg in legs) <= 65536 + 131
-    assert peer.recv_exactly(131) == frame(PING, b"p" * 125)
+    # One read, and what TLS makes of it.
+    assert sum(len(leg.pending or b"") for leg in legs) <= 65536 + 1024
+    assert other.recv_exactly(len(ping)) == ping
 
 
 # Faults of the router itself.

@@ -11,25 +11,17 @@ import socket
 
 import pytest
 
-UPGRADE = (
-    b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-)
-PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+from tests.integration.http import UPGRADE_FIELDS, status_of
+from tests.memory import resident
 
 
 def opening(*lines: bytes, path: bytes = b"/ws", host: bytes = b"Host: example.com") -> bytes:
     """An opening handshake with ``lines`` added."""
-    return b"\r\n".join([b"GET %b HTTP/1.1" % path, host, *lines]) + b"\r\n" + UPGRADE + b"\r\n"
+    return b"\r\n".join([b"GET %b HTTP/1.1" % path, host, *lines]) + b"\r\n" + UPGRADE_FIELDS + b"\r\n"
 
 
 def plain(*lines: bytes, path: bytes = b"/http", method: bytes = b"GET") -> bytes:
     return b"\r\n".join([b"%b %b HTTP/1.1" % (method, path), b"Host: example.com", *lines]) + b"\r\n\r\n"
-
-
-def status_of(answer: bytes) -> int:
-    assert answer.startswith(b"HTTP/1.1 "), answer[:200]
-    return int(answer[9:12])
 
 
 def fields_of(head: bytes) -> dict[bytes, bytes]:
@@ -71,7 +63,7 @@ def start(router, backend):
 
 REFUSED = {
     # Host
-    "no Host": (b"GET /ws HTTP/1.1\r\n" + UPGRADE + b"\r\n", 400),
+    "no Host": (b"GET /ws HTTP/1.1\r\n" + UPGRADE_FIELDS + b"\r\n", 400),
     "two Hosts": (opening(b"Host: example.net"), 400),
     "the same Host twice": (opening(b"Host: example.com"), 400),
     "a Host with a blank": (opening(host=b"Host: a b"), 400),
@@ -144,6 +136,30 @@ def test_a_bad_head_is_refused_and_reaches_no_backend(start, connect, head, stat
     assert refusal.reason
     assert not server.was_contacted()
     assert running.live == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (b"/../secret", 400),
+        (b"/%2e%2e/secret", 400),
+        (b"/a/../../secret", 400),
+        (b"/..%2fsecret", 404),
+        (b"/%2e%2e%2fsecret", 404),
+        (b"//secret", 404),
+        (b"/a/%2e%2e/page", 200),
+    ],
+)
+def test_nothing_outside_its_directory_is_served(router, connect, path, status) -> None:
+    running = router(
+        "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route files]\nstatic = www\n",
+        {"www/page": "the page", "secret": "s3cret"},
+    )
+    client = connect(running.port())
+    client.send(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path)
+    answer = client.recv_all()
+    assert status_of(answer) == status
+    assert b"s3cret" not in answer
 
 
 @pytest.mark.parametrize("path", [b"//ws", b"/ws%2Fx", b"/wsx", b"/ws/../x", b"/ws/%2e%2e/x", b"/WS", b"/"])
@@ -267,10 +283,15 @@ def test_h2c_is_served_as_a_plain_request(start, connect) -> None:
     assert running.refused == []
 
 
-def test_no_upgrade_but_websocket_reaches_a_backend(start, connect) -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [H2C, *((b"Connection: Upgrade", b"Upgrade: " + token) for token in (b"TLS/1.0", b"foo, h2c", b"websocket2"))],
+    ids=["h2c", "TLS", "several", "alike"],
+)
+def test_no_upgrade_but_websocket_reaches_a_backend(start, connect, lines) -> None:
     running, server = start()
     client = connect(running.port())
-    client.send(plain(*H2C))
+    client.send(plain(*lines))
     fields = fields_of(server.accept().recv_head())
     assert not {b"upgrade", b"http2-settings"} & fields.keys()
 
@@ -550,9 +571,3 @@ def test_a_head_without_an_end_costs_no_memory(start, connect) -> None:
     grown = resident() - before
     assert status_of(client.recv_all()) == 431
     assert grown < 4 * 1024 * 1024
-
-
-def resident() -> int:
-    """Resident memory of this process, in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * PAGE_SIZE

@@ -7,15 +7,13 @@ from collections import Counter
 
 import pytest
 
-UPGRADE = (
-    b"GET %b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
+from tests.integration.http import upgrade
+
 REQUESTS = [
-    UPGRADE % b"/ws",
-    UPGRADE % b"/ws/refused",
-    UPGRADE % b"/ws/nonsense",
-    UPGRADE % b"/none",
+    upgrade(path="/ws"),
+    upgrade(path="/ws/refused"),
+    upgrade(path="/ws/nonsense"),
+    upgrade(path="/none"),
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /http HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /a.txt HTTP/1.1\r\nHost: localhost\r\n\r\n",

@@ -10,11 +10,8 @@ import contextlib
 import http.client
 import os
 import re
-import select
-import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +21,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+
+from tests.integration.nginx import HTTP, PREAMBLE, serving
 
 PATIENCE = 10.0
 MODULES = Path("/usr/lib/nginx/modules")
@@ -38,21 +37,12 @@ DIFFERENCES = {
     "a header line of 10 KiB": (400, 431),
 }
 
-NGINX = """
-{modules}
-daemon on;
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 512; }}
-
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+NGINX = (
+    "{modules}"
+    + PREAMBLE
+    + "http {{"
+    + HTTP
+    + """
     types {{ text/html html; text/css css; text/javascript js; image/svg+xml svg; }}
     charset utf-8;
     charset_types text/css text/javascript;
@@ -100,6 +90,7 @@ stream {{
     }}
 }}
 """
+)
 
 ROUTES = """
 [route both]
@@ -209,36 +200,23 @@ def proxies(routed, refusing, authority, require_program, tmp_path_factory) -> I
             one.bind(("127.0.0.1", 0))
         plain, inner, tls = (one.getsockname()[1] for one in sockets)
     www = routed.folder / "www"
-    (folder / "nginx.conf").write_text(
-        NGINX.format(
-            modules=f"load_module {MODULES}/ngx_stream_module.so;",
-            folder=folder,
-            www=www,
-            refusing=refusing,
-            plain=plain,
-            inner=inner,
-            tls=tls,
-            **{f"p{number}": port for number, port in routed.ports.items()},
-        )
+    configuration = NGINX.format(
+        modules=f"load_module {MODULES}/ngx_stream_module.so;",
+        folder=folder,
+        www=www,
+        refusing=refusing,
+        plain=plain,
+        inner=inner,
+        tls=tls,
+        **{f"p{number}": port for number, port in routed.ports.items()},
     )
     context = authority.client_context(threads=True)
     context.load_verify_locations(routed.ca)
-    run = [nginx, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    # It becomes a daemon once it has bound its ports, so there is nothing to wait for.
-    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    process = int((folder / "nginx.pid").read_text())
-    gone = os.pidfd_open(process)
-    try:
+    with serving(nginx, folder, configuration):
         yield {
             "nginx": Proxy("nginx", plain, tls, context, routed.ports, www),
             "wsrouter": Proxy("wsrouter", routed.port, routed.port, context, routed.ports, www),
         }
-    finally:
-        signal.pidfd_send_signal(gone, signal.SIGTERM)
-        ended = select.select([gone], [], [], PATIENCE)[0]
-        os.close(gone)
-        assert ended, "nginx does not end"
 
 
 def nginx_program(require_program: Callable[[str, str], str]) -> str:

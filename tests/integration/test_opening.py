@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import threading
@@ -10,6 +9,8 @@ from contextlib import suppress
 
 import pytest
 
+from tests.integration.http import fields_of, status_of
+from tests.memory import resident
 from wsrouter.policy.health import Hand
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -30,16 +31,6 @@ def switch(*lines: str, accept: str = f"Sec-WebSocket-Accept: {ACCEPT}", upgrade
     """A 101 that answers KEY."""
     all_lines = ["HTTP/1.1 101 Switching Protocols", upgrade, "Connection: Upgrade", accept, *lines]
     return "\r\n".join([line for line in all_lines if line]).encode() + b"\r\n\r\n"
-
-
-def status_of(answer: bytes) -> int:
-    assert answer.startswith(b"HTTP/1.1 "), answer[:200]
-    return int(answer[9:12])
-
-
-def fields_of(head: bytes) -> dict[str, str]:
-    lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
-    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
 
 
 @pytest.fixture
@@ -457,12 +448,6 @@ def test_a_long_refusal_for_a_slow_client_costs_no_memory(start, connect, backen
     sender.join(10)
     assert client.recv_all() == b""
     assert not client.was_reset
-
-
-def resident() -> int:
-    """Resident memory of this process, in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_refusal_can_be_read_although_the_client_sends_frames_already(start, ask, backend, frame) -> None:

@@ -749,3 +749,37 @@ def test_a_check_finds_a_backend_whose_websockets_have_died_though_it_still_acce
     assert backend_of_a_session() == mortal.address
     # Clients had nothing to suffer for all that.
     assert clients.running.refused == []
+
+
+@pytest.mark.parametrize("on_down", ["keep", "close\ndown_spread = 100ms"], ids=["keep", "close"])
+def test_what_lives_on_a_backend_that_a_check_takes_out_ends_where_the_pool_says_so(
+    router, backend, open_session, connect, frame, on_down
+) -> None:
+    server, checked = backend(), backend()
+    running = router(
+        "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
+        "[tunnel opaque]\nmatch = opaque\npool = app\n[route all]\npool = app\n"
+        f"[pool app]\nbackends = {server.address}\ncheck = tcp port={checked.port}\n"
+        f"check_interval = 50ms\ncheck_fall = 2\non_down = {on_down}"
+    )
+    client, peer = open_session(running, server)
+    tunnel = connect(running.port())
+    tunnel.send(b"\0hello")
+    other = server.accept()
+    assert other.recv_exactly(6) == b"\0hello"
+    checked.close()
+    pool = running.service.pools["app"]
+    running.until(lambda: pool.table[pool.members[0]].state is State.DOWN)
+    if on_down != "keep":
+        assert (client.recv_frame().code, peer.recv_frame().code) == (1012, 1012)
+        tunnel.recv_all()
+        assert tunnel.was_reset
+        client.close()
+        peer.close()
+        running.until(lambda: len(running.closed) == 2)
+    else:
+        client.send(frame(TEXT, b"still here"))
+        assert peer.recv_frame().payload == b"still here"
+        tunnel.send(b"me too")
+        assert other.recv_exactly(6) == b"me too"
+        assert running.live == 2

@@ -5,26 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import resource
 import select
 import signal
 import socket
-import subprocess
-import sys
 import textwrap
-import threading
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.integration.process import PATIENCE, RouterProcess, run, run_daemon
 from wsrouter import __version__
-
-TWISTD = str(Path(sys.executable).with_name("twistd"))
-#: How long a process may take for anything, in seconds.
-PATIENCE = 20.0
 
 TEXT, CLOSE = 1, 8
 
@@ -50,122 +42,20 @@ SESSIONS = """
 """
 
 
-class Router:
-    """A router in the foreground. ``lines`` is its log so far."""
-
-    def __init__(
-        self,
-        folder: Path,
-        text: str,
-        cwd: Path | None = None,
-        config: str | None = None,
-        options: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.folder = folder
-        (folder / "router.ini").write_text(textwrap.dedent(text))
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [TWISTD, "-n", "--pidfile=", *options, "wsrouter", "--config", config or str(folder / "router.ini")],
-            cwd=cwd or folder,
-            env={**os.environ, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._grown = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        #: The port of the last listener.
-        self.port = int(re.findall(r":(\d+)\b", self.wait_for("listening on").rpartition("listening on")[2])[-1])
-        # Who is answered finds the reactor running, and with it the handlers for signals.
-        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as sock:
-            sock.sendall(b"GET /is-it-up HTTP/1.0\r\n\r\n")
-            while sock.recv(65536):
-                pass
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._grown:
-                self.lines.append(line)
-                self._grown.notify_all()
-        with self._grown:
-            self.lines.append("<end>")
-            self._grown.notify_all()
-
-    @property
-    def log(self) -> str:
-        return "".join(self.lines)
-
-    def wait_for(self, words: str) -> str:
-        """The first line of the log that has ``words``; the test fails when the process ends before."""
-        with self._grown:
-            found = self._grown.wait_for(lambda: words in self.log or "<end>" in self.lines, PATIENCE)
-            assert found, self.log
-            assert words in self.log, self.log
-            return next(line for line in self.lines if words in line)
-
-    def reload(self, text: str | None = None) -> str:
-        """Put ``text`` into the file and send SIGHUP; returns what the log says until the reload is over."""
-        if text is not None:
-            (self.folder / "router.ini").write_text(textwrap.dedent(text))
-        with self._grown:
-            before = len(self.lines)
-            self.signal(signal.SIGHUP)
-
-            def over() -> bool:
-                told = "".join(self.lines[before:])
-                return "reloaded: " in told or "\n<end>" in told or "reload refused" in told
-
-            assert self._grown.wait_for(over, PATIENCE), self.log
-            return "".join(self.lines[before:])
-
-    def signal(self, number: int = signal.SIGTERM) -> None:
-        self.process.send_signal(number)
-
-    def status(self) -> int:
-        """Wait for the end: the exit status."""
-        return self.process.wait(PATIENCE)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(PATIENCE)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
 @pytest.fixture
-def start(tmp_path):
-    """``start(text, ...) -> Router``; what still runs at the end of the test is killed."""
-    routers: list[Router] = []
-
-    def begin(text: str, **more) -> Router:
-        routers.append(Router.__new__(Router))
-        routers[-1].__init__(tmp_path, text, **more)
-        return routers[-1]
-
-    yield begin
-    for router in routers:
-        router.close()
-
-
-@pytest.fixture
-def serving(start, backend):
-    """``serving(drain="60s", router="") -> Router, Backend``: sessions, tunnels and plain requests for one backend."""
+def serving(start_process, backend):
+    """``serving(drain="60s", router="") -> RouterProcess, Backend``: one backend for sessions, tunnels and requests."""
 
     def begin(drain: str = "60s", router: str = ""):
         server = backend()
-        return start(SESSIONS.format(drain=drain, router=router, backend=server.address)), server
+        return start_process(SESSIONS.format(drain=drain, router=router, backend=server.address)), server
 
     return begin
 
 
 @pytest.fixture
 def open_session_with(connect):
-    def begin(router: Router, server):
+    def begin(router: RouterProcess, server):
         client = connect(router.port)
         client.request("/ws")
         peer = server.accept()
@@ -174,30 +64,6 @@ def open_session_with(connect):
         return client, peer
 
     return begin
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``twistd -n wsrouter`` with ``arguments`` to its end."""
-    return subprocess.run(
-        [TWISTD, "-n", "--pidfile=", "wsrouter", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
-def run_daemon(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Start ``router.ini`` as a daemon, with ``d.pid`` and ``d.log``; returns when it serves, or does not."""
-    return subprocess.run(
-        [TWISTD, "--pidfile=d.pid", "--logfile=d.log", "wsrouter", "--config", "router.ini"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def until_refused(port: int) -> None:
@@ -480,15 +346,22 @@ def test_the_version_is_shown(tmp_path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"wsrouter {__version__}\n", "")
 
 
+def test_the_help_names_what_a_user_needs(tmp_path) -> None:
+    done = run(tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("--config", "--check", "--version", "SIGHUP", "SIGTERM", "etc/router.ini"):
+        assert words in done.stdout
+
+
 # Running elsewhere.
 
 
-def test_paths_are_relative_to_the_file_wherever_it_is_run_from(start, connect, tmp_path) -> None:
+def test_paths_are_relative_to_the_file_wherever_it_is_run_from(start_process, connect, tmp_path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "index.html").write_text("the page")
-    router = start(
+    router = start_process(
         """
         [router]
         access_log = access.log
@@ -639,12 +512,12 @@ def test_a_hangup_signal_reloads_and_cuts_nobody(serving, open_session_with, con
     assert "Traceback" not in router.log
 
 
-def test_systemd_is_told_of_the_start_of_reloads_and_of_the_end(start, tmp_path) -> None:
+def test_systemd_is_told_of_the_start_of_reloads_and_of_the_end(start_process, tmp_path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.settimeout(PATIENCE)
         systemd.bind(str(tmp_path / "notify"))
         text = "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route all]\nredirect = /x\n"
-        router = start(text, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        router = start_process(text, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
         assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
         router.reload()
         assert systemd.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
@@ -702,7 +575,7 @@ PRIVILEGED = """
 
 
 def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
-    start, connect, nobody, tmp_path, authority
+    start_process, connect, nobody, tmp_path, authority
 ) -> None:
     keys = tmp_path / "keys"
     keys.mkdir(mode=0o700)
@@ -713,7 +586,7 @@ def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     options = ["--uid", str(nobody[0]), "--gid", str(nobody[1])]
-    router = start(PRIVILEGED.format(log="log", port=port, target="/one"), options=options)
+    router = start_process(PRIVILEGED.format(log="log", port=port, target="/one"), options=options)
     with open(f"/proc/{router.process.pid}/status") as status:
         assert "Uid:\t65534\t65534" in status.read()
     tls = authority.client_context()
@@ -807,10 +680,10 @@ def test_when_the_delay_is_over_the_drain_begins(serving, open_session_with) -> 
 
 @pytest.mark.parametrize(("plain", "status"), [("redirect", b"200"), ("no", b"400"), ("yes", b"200")])
 def test_the_balancer_is_answered_in_clear_unless_the_port_speaks_tls_only(
-    start, connect, authority, tmp_path, plain, status
+    start_process, connect, authority, tmp_path, plain, status
 ) -> None:
     (tmp_path / "a.pem").write_bytes(authority.issue("localhost"))
-    router = start(
+    router = start_process(
         f"""
         [router]
         drain_path = /state

@@ -8,13 +8,12 @@ import socket
 import ssl
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config.values import Config
@@ -35,19 +34,6 @@ BASE = """
     [pool app]
     backends = {address}
 """
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The lines that were logged."""
-    seen: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        seen.append(eventAsText(event, includeTimestamp=False, includeSystem=False))
-
-    globalLogPublisher.addObserver(observe)
-    yield seen
-    globalLogPublisher.removeObserver(observe)
 
 
 class Reloading:
@@ -178,6 +164,8 @@ def test_a_session_on_a_removed_route_and_pool_goes_on(reloading, backend, open_
     assert peer.recv_frame().code == 1000
     peer.send(frame(CLOSE, b"\x03\xe8", mask=False))
     assert client.recv_frame().code == 1000
+    client.close()
+    peer.close()
     one.running.until(lambda: one.running.closed)
     assert not [line for line in one.lines if "Traceback" in line]
 

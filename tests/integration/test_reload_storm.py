@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,15 +19,17 @@ from typing import Any
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-TWISTD = str(Path(sys.executable).with_name("twistd"))
+from tests.integration.process import FOREGROUND
+from tests.memory import resident
+
 RELOADS = int(os.environ.get("RELOADS", "20"))
 #: Sessions that live through all of it, and how many clients open new ones without end.
 SESSIONS = 30
 OPENERS = 3
 #: How long one reload may take, in seconds.
 PATIENCE = 20.0
-#: By how much resident memory may have grown, in KB, since the reloads have settled.
-GROWTH = 4096
+#: By how much resident memory may have grown, in bytes, since the reloads have settled.
+GROWTH = 4 << 20
 
 
 class Load:
@@ -63,6 +64,14 @@ class Load:
                 self.failures.append(f"opening: {error!r}")
             await asyncio.sleep(0.005)
 
+    async def go_round(self) -> None:
+        """Wait until as many messages have passed as every session needs for its turn, or something failed."""
+        messages = self.messages
+        end = time.monotonic() + PATIENCE
+        while self.messages < messages + 2 * SESSIONS and not self.failures:
+            assert time.monotonic() < end, self.failures
+            await asyncio.sleep(0.01)
+
     @property
     def _url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/app"
@@ -84,7 +93,7 @@ class Storm:
         self.write(0)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [TWISTD, "-n", "--pidfile=", "wsrouter", "--config", "router.ini"],
+                [*FOREGROUND, "wsrouter", "--config", "router.ini"],
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -116,11 +125,6 @@ class Storm:
         while self.log.read_text().count(words) < times:
             assert time.monotonic() < end, self.log.read_text()
             await asyncio.sleep(0.01)
-
-    def memory(self) -> int:
-        """Resident, in KB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
 
 
 def is_broken(number: int) -> bool:
@@ -161,8 +165,8 @@ async def storm_through(folder: Path) -> None:
     good = broken = 0
     async with storming(folder) as (storm, load):
         memory = []
+        await load.go_round()
         for number in range(1, RELOADS + 1):
-            messages = load.messages
             storm.write(number)
             storm.process.send_signal(signal.SIGHUP)
             if is_broken(number):
@@ -171,12 +175,8 @@ async def storm_through(folder: Path) -> None:
             else:
                 good += 1
                 await storm.until("reloaded: ", good)
-            # Every session has had its turn behind each reload.
-            end = time.monotonic() + PATIENCE
-            while load.messages < messages + 2 * SESSIONS and not load.failures:
-                assert time.monotonic() < end, load.failures
-                await asyncio.sleep(0.01)
-            memory.append(storm.memory())
+            await load.go_round()
+            memory.append(resident(storm.process.pid))
     told = storm.log.read_text()
     if "RELOADS" in os.environ:
         print(

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
-import subprocess
 import sys
-import threading
-from pathlib import Path
 
 import pytest
 
-TWISTD = str(Path(sys.executable).with_name("twistd"))
-#: How long a process may take for anything, in seconds.
-PATIENCE = 20.0
+from tests.integration.process import run
 
 TEXT = 1
 
@@ -26,6 +20,12 @@ import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
+"""
+#: Becomes a program that may open few descriptors.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+os.execv(sys.argv[1], sys.argv[1:])
 """
 
 ROUTER = """
@@ -39,75 +39,15 @@ backends = {backend}
 """
 
 
-class Process:
-    """A router in the foreground; ``lines`` is its log so far."""
-
-    def __init__(self, folder: Path, command: list[str], **more) -> None:
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more
-        )
-        self._grown = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._add(line)
-        self._add("<end>")
-
-    def _add(self, line: str) -> None:
-        with self._grown:
-            self.lines.append(line)
-            self._grown.notify_all()
-
-    @property
-    def log(self) -> str:
-        return "".join(self.lines)
-
-    def wait_for(self, words: str) -> str:
-        """The first line of the log that has ``words``; the test fails when the process ends before."""
-        with self._grown:
-            found = self._grown.wait_for(lambda: words in self.log or "<end>" in self.lines, PATIENCE)
-            assert found, self.log
-            assert words in self.log, self.log
-            return next(line for line in self.lines if words in line)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end: the exit status."""
-        self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(PATIENCE)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
 @pytest.fixture
-def start(tmp_path, backend):
-    """``start(endpoint, wrap=(), **more) -> Process, Backend``: a router that serves; ``wrap`` starts its command."""
-    started: list[Process] = []
+def start(start_process, backend):
+    """``start(endpoint, **more) -> RouterProcess, Backend``: a router that serves there; see ``start_process``."""
 
-    def begin(endpoint: str, wrap: tuple[str, ...] = (), **more):
+    def begin(endpoint: str, **more):
         server = backend()
-        (tmp_path / "router.ini").write_text(ROUTER.format(endpoint=endpoint, backend=server.address))
-        command = [*wrap, TWISTD, "-n", "--pidfile=", "wsrouter", "--config", "router.ini"]
-        started.append(Process(tmp_path, command, **more))
-        started[-1].wait_for("listening on")
-        return started[-1], server
+        return start_process(ROUTER.format(endpoint=endpoint, backend=server.address), **more), server
 
-    yield begin
-    for one in started:
-        one.close()
-
-
-def port_of(process: Process) -> int:
-    return int(process.wait_for("listening on").rpartition(":")[2])
+    return begin
 
 
 def open_session(client, server):
@@ -123,7 +63,8 @@ def open_session(client, server):
 
 def test_the_file_of_a_router_that_was_killed_is_replaced(start, connect, tmp_path) -> None:
     killed, _ = start("unix:r.sock:mode=660")
-    killed.end(signal.SIGKILL)
+    killed.signal(signal.SIGKILL)
+    killed.status()
     assert (tmp_path / "r.sock").is_socket()
     router, server = start("unix:r.sock:mode=660")
     assert (tmp_path / "r.sock").stat().st_mode & 0o777 == 0o660
@@ -131,20 +72,14 @@ def test_the_file_of_a_router_that_was_killed_is_replaced(start, connect, tmp_pa
     peer = open_session(client, server)
     client.close()
     peer.close()
-    assert router.end() == 0
+    router.signal()
+    assert router.status() == 0
     assert sorted(os.listdir(tmp_path)) == ["router.ini"]
 
 
 def test_a_socket_that_is_in_use_ends_the_start_with_one_line(start, connect, tmp_path) -> None:
     _, server = start("unix:r.sock")
-    second = subprocess.run(
-        [TWISTD, "-n", "--pidfile=", "wsrouter", "--config", "router.ini"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    second = run(tmp_path, "--config", "router.ini")
     assert second.returncode == 1
     assert second.stderr.splitlines() == [
         f"wsrouter: listener main: cannot listen on unix:{tmp_path}/r.sock: address already in use"
@@ -158,48 +93,51 @@ def test_a_socket_that_is_in_use_ends_the_start_with_one_line(start, connect, tm
 
 @pytest.fixture
 def passed():
-    """``passed(sock) -> (wrap, options)``: start a process that gets ``sock`` as systemd would pass it."""
+    """``passed(sock) -> options, tcp, unix``: with the options a process gets ``sock`` as systemd would pass it."""
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
 
-        def wrap(sock: socket.socket):
+        def listening(sock: socket.socket):
             sock.listen(16)
-            environment = {**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"}
-            command = (sys.executable, "-c", ACTIVATED, str(sock.fileno()))
-            return command, {"env": environment, "pass_fds": (sock.fileno(),)}
+            return {
+                "before": (sys.executable, "-c", ACTIVATED, str(sock.fileno())),
+                "environment": {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"},
+                "pass_fds": (sock.fileno(),),
+            }
 
-        yield wrap, tcp, unix
+        yield listening, tcp, unix
 
 
 @pytest.mark.parametrize("which", ["name=web", "index=0"])
 def test_a_socket_from_systemd_is_served(start, connect, frame, passed, which) -> None:
-    wrap, tcp, _ = passed
+    listening, tcp, _ = passed
     tcp.bind(("127.0.0.1", 0))
-    command, more = wrap(tcp)
+    options = listening(tcp)
     # Who comes before the router runs is served then: that is what such sockets are for.
     client = connect(tcp.getsockname()[1])
-    router, server = start(f"systemd:domain=INET:{which}", command, **more)
+    router, server = start(f"systemd:domain=INET:{which}", **options)
     peer = open_session(client, server)
     client.send(frame(TEXT, b"hello"))
     assert peer.recv_frame().payload == b"hello"
-    assert port_of(router) == tcp.getsockname()[1]
+    assert router.port == tcp.getsockname()[1]
     client.close()
     peer.close()
-    assert router.end() == 0
+    router.signal()
+    assert router.status() == 0
     # It is systemd's, which goes on queueing clients for the next process.
     connect(tcp.getsockname()[1])
 
 
 def test_the_file_of_a_unix_socket_from_systemd_stays(start, connect, tmp_path, passed) -> None:
-    wrap, _, unix = passed
+    listening, _, unix = passed
     unix.bind(str(tmp_path / "r.sock"))
-    command, more = wrap(unix)
-    router, server = start("systemd:domain=UNIX:name=web", command, **more)
+    router, server = start("systemd:domain=UNIX:name=web", **listening(unix))
     router.wait_for(f"listening on unix:{tmp_path}/r.sock")
     client = connect(str(tmp_path / "r.sock"))
     peer = open_session(client, server)
     client.close()
     peer.close()
-    assert router.end() == 0
+    router.signal()
+    assert router.status() == 0
     connect(str(tmp_path / "r.sock"))
 
 
@@ -207,12 +145,12 @@ def test_the_file_of_a_unix_socket_from_systemd_stays(start, connect, tmp_path, 
 
 
 def test_sessions_are_capped_to_what_the_descriptors_hold_and_the_next_wait(start, connect, frame) -> None:
-    """Case 45: 64 descriptors, 48 of them for the process itself, two for each session."""
+    """64 descriptors, 48 of them for the process itself, two for each session."""
     router, server = start(
         "tcp:0:interface=127.0.0.1",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+        before=(sys.executable, "-c", LIMITED),
     )
-    place = port_of(router)
+    place = router.port
     sessions = []
     for _ in range(8):
         client = connect(place)

@@ -13,6 +13,9 @@ import threading
 import pytest
 import trustme
 
+from tests.integration.http import fields_of, get, status_of, upgrade
+from tests.memory import resident
+
 # Alerts (RFC 8446 6.2).
 UNEXPECTED_MESSAGE = 10
 RECORD_OVERFLOW = 22
@@ -107,26 +110,6 @@ class TlsByHand:
                 assert received, data
                 self.incoming.write(received)
         return data
-
-
-UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-def get(host: str) -> bytes:
-    return f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-
-
-def status_of(answer: bytes) -> int:
-    assert answer.startswith(b"HTTP/1.1 "), answer[:200]
-    return int(answer[9:12])
-
-
-def fields_of(head: bytes) -> dict[str, str]:
-    lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
-    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
 
 
 ROUTES = """
@@ -535,7 +518,7 @@ def refused_by_tls(connect, running, context) -> None:
 def test_a_client_certificate_is_verified_and_told_to_the_backend(demanding, connect, alice, auth) -> None:
     running, server = demanding(auth)
     client = connect(running.port(), tls=alice, name="secret.example")
-    client.send(UPGRADE % b"secret.example")
+    client.send(upgrade("secret.example"))
     head = server.accept().answer()
     assert rb"CN=alice\, of" + "\u00e9".encode() in head
     assert b"X-Forwarded-Proto: https" in head
@@ -563,7 +546,7 @@ def test_a_client_with_a_foreign_certificate_is_refused(demanding, connect, mall
 def test_a_client_without_a_certificate_passes_where_it_is_optional(demanding, connect, authority) -> None:
     running, server = demanding("optional")
     client = connect(running.port(), tls=authority.client_context(), name="secret.example")
-    client.send((UPGRADE % b"secret.example").replace(b"\r\n\r\n", b"\r\nX-Subject: CN=alice\r\n\r\n"))
+    client.send(upgrade("secret.example", more=b"X-Subject: CN=alice\r\n"))
     assert b"x-subject: cn" not in server.accept().answer().lower()
     assert status_of(client.recv_head()) == 101
 
@@ -576,7 +559,7 @@ def test_a_resumed_session_has_its_client_certificate_still(demanding, alice) ->
             socket.create_connection(("127.0.0.1", running.port()), timeout=10) as sock,
             alice.wrap_socket(sock, server_hostname="secret.example", session=session) as tls,
         ):
-            tls.sendall(UPGRADE % b"secret.example")
+            tls.sendall(upgrade("secret.example"))
             peer = server.accept()
             assert b"CN=alice" in peer.answer()
             assert tls.recv(12) == b"HTTP/1.1 101"
@@ -609,13 +592,13 @@ def test_every_request_of_a_connection_is_held_against_its_name(demanding, conne
     head = client.recv_head()
     assert status_of(head) == 302
     client.recv_exactly(int(fields_of(head)["content-length"]))
-    client.send(UPGRADE % b"secret.example")
+    client.send(upgrade("secret.example"))
     assert status_of(client.recv_all()) == 421
     assert not server.was_contacted()
 
 
 @pytest.mark.parametrize("auth", ["required", "optional"])
-@pytest.mark.parametrize("request_of", [get, lambda host: UPGRADE % host.encode()], ids=["plain", "upgrade"])
+@pytest.mark.parametrize("request_of", [get, upgrade], ids=["plain", "upgrade"])
 def test_a_request_for_a_demanding_host_on_another_connection_gets_421(
     demanding, connect, authority, auth, request_of
 ) -> None:
@@ -656,7 +639,7 @@ def session(start, connect, authority):
         running, server = start("a.example")
         client = TlsByHand(connect(running.port(), **more), authority.client_context(), "a.example")
         client.handshake()
-        client.peer.send(client.take(client.tls.write, UPGRADE % b"a.example"))
+        client.peer.send(client.take(client.tls.write, upgrade("a.example")))
         peer = server.accept()
         agreement = peer.agreement(peer.recv_head())
         peer.send(agreement)
@@ -669,7 +652,7 @@ def session(start, connect, authority):
 def test_big_messages_pass_both_ways_at_once(start, connect, authority, frame) -> None:
     running, server = start("a.example")
     client = connect(running.port(), tls=authority.client_context(), name="a.example")
-    client.send(UPGRADE % b"a.example")
+    client.send(upgrade("a.example"))
     peer = server.accept()
     peer.answer()
     client.recv_head()
@@ -722,12 +705,6 @@ def test_a_backend_that_does_not_read_costs_no_memory_and_loses_nothing(session,
     sender.join(10)
 
 
-def resident() -> int:
-    """Resident memory of this process, in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def test_a_record_may_come_byte_by_byte_and_many_at_once(session, frame) -> None:
     _, client, peer = session()
     client.peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
@@ -743,7 +720,7 @@ def test_a_record_may_come_byte_by_byte_and_many_at_once(session, frame) -> None
 def test_frames_in_the_record_of_the_request_come_behind_the_101(start, connect, authority, frame) -> None:
     running, server = start("a.example")
     client = connect(running.port(), tls=authority.client_context(), name="a.example")
-    client.send(UPGRADE % b"a.example" + frame(1, b"early"))
+    client.send(upgrade("a.example") + frame(1, b"early"))
     peer = server.accept()
     peer.recv_head()
     assert peer.nothing_comes()

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.memory import resident
 from wsrouter.live.registry import Kind, Who
 from wsrouter.relay.loop import Relay
 
@@ -584,12 +585,6 @@ def test_the_listeners_limit_holds_connections_back_until_one_leaves(router, con
 
 
 # Much data.
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("sender", ["client", "backend"])

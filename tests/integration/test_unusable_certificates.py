@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 import trustme
@@ -15,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tests.integration.process import run
 from wsrouter.errors import ConfigError
 
 
@@ -115,9 +114,7 @@ def test_twistd_tells_it_in_one_line_and_fails(tmp_path, check) -> None:
         "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\ncertificates = bad.pem\n"
         "[route all]\nredirect = https://elsewhere.example/\n"
     )
-    run = "from twisted.scripts.twistd import run; run()"
-    command = [sys.executable, "-c", run, "-n", "--pidfile=", "wsrouter", "--config", str(config), *check]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20)
+    done = run(tmp_path, "--config", str(config), *check)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{config}:")

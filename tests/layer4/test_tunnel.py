@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import select
 import socket
-import struct
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.task import Clock
 
+from tests.turning import FarEnd, Meeting
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config.values import Backend, Match, Pool
@@ -23,44 +20,9 @@ from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Counts, End, Entry, Refusal, Registry, Who
 from wsrouter.policy.members import Member
 from wsrouter.relay.leg import Leg
-from wsrouter.relay.loop import Relay
 
 ONE, TWO = Backend("127.0.0.1", 1), Backend("127.0.0.1", 2)
 RULE = Rule("all", "app", Match.ANY, idle_timeout=80.0)
-
-
-class Reactor(Clock):
-    def addReader(self, reader: object) -> None: ...
-
-    def removeReader(self, reader: object) -> None: ...
-
-
-class Peer:
-    """The far end of a leg."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        sock.setblocking(False)
-        self.received = b""
-        #: How the leg has ended: "fin" or "reset".
-        self.ended = ""
-
-    def read(self) -> None:
-        while not self.ended and self.socket.fileno() >= 0:
-            try:
-                data = self.socket.recv(65536)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                self.ended = "reset"
-                return
-            if not data:
-                self.ended = "fin"
-            self.received += data
-
-    def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
 
 
 class FakeDial:
@@ -85,20 +47,17 @@ class FakeDial:
         self.cancelled = True
 
 
-class Scene:
+class Scene(Meeting):
     """One client whose tunnel is being opened; ``ends``, ``opened`` and ``refusals`` are what the registry tells."""
 
     def __init__(self) -> None:
-        self.clock = Reactor()
-        self.relay = Relay(self.clock)  # type: ignore[arg-type]
-        self.relay.start()
+        super().__init__()
         self.registry = Registry()
         self.registry.observers.append(self)  # type: ignore[arg-type]
         self.entries: list[Any] = []
         self.ends: list[End] = []
         self.refusals: list[Refusal] = []
         self.dials: list[FakeDial] = []
-        self.peers: list[Peer] = []
         discovery = Discovery(self.clock, object(), [ONE, TWO])  # type: ignore[arg-type]
         self.pool: Any = BackendPool(self.relay, Pool("app", (ONE, TWO)), discovery)
         self.pool.dial = self._dial
@@ -108,7 +67,7 @@ class Scene:
     def open(self, prefetch: bytes = b"", rule: Rule = RULE) -> None:
         self.layer4.open(self.client_leg, Connection(1, "10.0.0.1", 5, "main"), rule, prefetch)
 
-    def live(self, prefetch: bytes = b"", rule: Rule = RULE) -> tuple[Any, Peer]:
+    def live(self, prefetch: bytes = b"", rule: Rule = RULE) -> tuple[Any, FarEnd]:
         """A tunnel that lives, and the backend's end of it."""
         self.open(prefetch, rule)
         leg, server = self.leg()
@@ -127,29 +86,6 @@ class Scene:
     def _dial(self, *asked: Any) -> FakeDial:
         self.dials.append(FakeDial(*asked))
         return self.dials[-1]
-
-    def leg(self) -> tuple[Leg, Peer]:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            near = socket.create_connection(server.getsockname())
-            far, _ = server.accept()
-        near.setblocking(False)
-        self.peers.append(Peer(far))
-        return Leg(self.relay, near, near.getpeername()), self.peers[-1]
-
-    def turn(self) -> None:
-        self.relay.doRead()
-        self.clock.advance(0)
-        for peer in self.peers:
-            peer.read()
-
-    def until(self, predicate: Callable[[], object]) -> None:
-        end = time.monotonic() + 5
-        self.turn()
-        while not predicate():
-            if time.monotonic() > end:
-                pytest.fail("waited in vain")
-            select.select([self.relay.fileno()], [], [], 0.005)
-            self.turn()
 
     @property
     def clean(self) -> bool:

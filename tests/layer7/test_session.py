@@ -3,14 +3,13 @@ from __future__ import annotations
 import gc
 import select
 import socket
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.task import Clock
 
+from tests.turning import Meeting
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config.values import Backend, PathKind, PathRule, Pool, Route
@@ -18,55 +17,23 @@ from wsrouter.layer7.session import RelaySession
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import End, Facts, Kind, Registry, Who
-from wsrouter.relay.leg import Leg
-from wsrouter.relay.loop import Relay
 
 BACKEND = Backend("127.0.0.1", 1)
 
 
-class Reactor(Clock):
-    def addReader(self, reader: object) -> None: ...
-
-    def removeReader(self, reader: object) -> None: ...
-
-
-class Peer:
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        sock.setblocking(False)
-        self.received = b""
-        self.ended: str | None = None
-        self.greedy = True
-
-    def read(self) -> None:
-        while self.greedy and self.ended is None and self.socket.fileno() >= 0:
-            try:
-                data = self.socket.recv(65536)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                self.ended = "reset"
-                return
-            if not data:
-                self.ended = "fin"
-            self.received += data
-
-
-class Scene:
+class Scene(Meeting):
     """A session whose legs have peers: ``client`` and ``server``."""
 
     def __init__(self) -> None:
-        self.clock = Reactor()
-        self.relay = Relay(self.clock)  # type: ignore[arg-type]
-        self.relay.start()
+        super().__init__()
         self.registry = Registry()
         self.ends: list[End] = []
         self.registry.observers.append(self)  # type: ignore[arg-type]
         self.pool = BackendPool(self.relay, Pool("app", (BACKEND,)), Discovery(self.clock, object(), [BACKEND]))  # type: ignore[arg-type]
         (self.member,) = self.pool.members
         self.pool.take(self.member)
-        self.client_leg, self.client = self._leg()
-        self.server_leg, self.server = self._leg()
+        self.client_leg, self.client = self.leg()
+        self.server_leg, self.server = self.leg()
         self.session: Any = RelaySession(
             self.relay,
             self.registry,
@@ -90,35 +57,6 @@ class Scene:
 
     def closed(self, entry: object, end: End) -> None:
         self.ends.append(end)
-
-    def _leg(self) -> tuple[Leg, Peer]:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            near = socket.create_connection(server.getsockname())
-            far, _ = server.accept()
-        near.setblocking(False)
-        return Leg(self.relay, near, near.getpeername()), Peer(far)
-
-    def turn(self) -> None:
-        self.relay.doRead()
-        self.clock.advance(0)
-        self.client.read()
-        self.server.read()
-
-    def until(self, predicate: Callable[[], object]) -> None:
-        end = time.monotonic() + 5
-        self.turn()
-        while not predicate():
-            if time.monotonic() > end:
-                pytest.fail("waited in vain")
-            select.select([self.relay.fileno()], [], [], 0.005)
-            self.turn()
-
-    def settle(self) -> None:
-        for _ in range(100):
-            self.turn()
-            if not select.select([self.relay.fileno()], [], [], 0.02)[0]:
-                return
-        pytest.fail("the relay does not come to rest")
 
     def over(self) -> None:
         """Let both peers go, and what is left of the session with them."""
@@ -192,7 +130,7 @@ def test_a_close_and_its_answer_pass_and_the_client_is_closed_at_once_but_the_ba
     scene.until(lambda: scene.client.ended)
     assert scene.client.ended == "fin"
     scene.settle()
-    assert scene.server.ended is None
+    assert not scene.server.ended
     assert scene.ends == []
     scene.server.socket.shutdown(socket.SHUT_WR)
     scene.until(lambda: scene.server.ended)
@@ -209,7 +147,7 @@ def test_a_backend_that_does_not_close_after_both_close_frames_is_closed_when_th
     scene.client.socket.close()
     scene.clock.advance(scene.session._route.close_timeout - 0.1)
     scene.settle()
-    assert scene.server.ended is None
+    assert not scene.server.ended
     assert scene.member.live == 1
     scene.clock.advance(1.0)
     scene.until(lambda: scene.server.ended)
@@ -224,7 +162,7 @@ def test_a_backend_that_has_ended_its_side_before_the_answer_to_its_close_is_clo
     scene.server.socket.shutdown(socket.SHUT_WR)
     scene.until(lambda: scene.client.received == SERVER_CLOSE)
     scene.settle()
-    assert scene.server.ended is None
+    assert not scene.server.ended
     scene.client.socket.send(CLIENT_CLOSE)
     scene.until(lambda: scene.client.ended and scene.server.ended)
     assert scene.server.received == CLIENT_CLOSE
@@ -249,6 +187,41 @@ def test_a_drain_within_a_frame_lets_it_pass_whole_and_nothing_behind_it(scene, 
     scene.client.socket.send(CLIENT_CLOSE)
     scene.server.socket.send(SERVER_CLOSE)
     scene.until(lambda: scene.client.ended and scene.server.ended)
+    scene.over()
+    assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
+
+
+def test_a_drain_waits_for_a_frame_that_goes_on_and_then_for_the_answer(scene):
+    scene.run()
+    message = frame(LONG, masked=False)
+    scene.server.socket.send(message[:500])
+    scene.until(lambda: len(scene.client.received) == 500)
+    scene.session.end(1001, "drain")
+    for at in range(500, 900, 100):
+        scene.clock.advance(4)
+        scene.server.socket.send(message[at : at + 100])
+        scene.until(lambda at=at: len(scene.client.received) == at + 100)
+    scene.server.socket.send(message[900:])
+    scene.until(lambda: len(scene.client.received) >= len(message) + 4)
+    scene.clock.advance(4)
+    scene.settle()
+    assert scene.client.received == message + close_to_client(1001)
+    assert scene.ends == []
+    scene.client.socket.send(CLIENT_CLOSE)
+    scene.server.socket.send(SERVER_CLOSE)
+    scene.until(lambda: scene.client.ended and scene.server.ended)
+    scene.over()
+    assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
+
+
+def test_a_drain_does_not_wait_for_a_frame_that_stands_still(scene):
+    scene.run()
+    scene.server.socket.send(frame(LONG, masked=False)[:500])
+    scene.until(lambda: len(scene.client.received) == 500)
+    scene.session.end(1001, "drain")
+    scene.clock.advance(5.1)
+    scene.until(lambda: scene.client.ended)
+    assert len(scene.client.received) == 500
     scene.over()
     assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
+from twisted.logger import LogEvent, eventAsText
 
 from wsrouter.config.values import Log
 from wsrouter.errors import RouterError
@@ -58,15 +57,6 @@ def tunnel() -> Entry:
 
 REFUSAL = Refusal(8, "[2001:db8::1]:80", "main", "http", "files", "no route", 404, "example.com", "/x")
 ANSWER = Answer(9, "192.0.2.1:4711", "main", "files", "GET", "example.com", "/y", 200, 123, 0.12345)
-
-
-@pytest.fixture
-def stream() -> Iterator[list[LogEvent]]:
-    """The events of the log while the test runs."""
-    seen: list[LogEvent] = []
-    globalLogPublisher.addObserver(seen.append)
-    yield seen
-    globalLogPublisher.removeObserver(seen.append)
 
 
 def told(events: list[LogEvent]) -> list[str]:
@@ -195,16 +185,16 @@ def test_any_value_stands_in_text_as_one_word_or_in_quotes(tmp_path_factory, val
 
 
 @pytest.mark.parametrize("form", list(Log))
-def test_without_a_file_the_lines_go_to_the_log_stream_as_fields_not_as_formats(stream, form):
+def test_without_a_file_the_lines_go_to_the_log_stream_as_fields_not_as_formats(logged, form):
     log = AccessLog(Clock(), form, None)
     log.open()
     log.opened(session(path="/{0}/{line}/%s"))
     log.close()
-    [event] = stream
+    [event] = logged
     assert event["log_namespace"] == "wsrouter.access"
-    assert "/{0}/{line}/%s" in told(stream)[0]
+    assert "/{0}/{line}/%s" in told(logged)[0]
     if form is Log.JSON:
-        assert json.loads(told(stream)[0])["event"] == "open"
+        assert json.loads(told(logged)[0])["event"] == "open"
 
 
 def test_a_file_is_appended_to_and_a_line_is_there_at_once(tmp_path):
@@ -240,17 +230,17 @@ def test_a_file_that_cannot_be_opened_is_told_in_one_line(tmp_path, name, why):
     assert str(caught.value) == f"access log {tmp_path / name}: cannot be opened: {why}"
 
 
-def test_a_full_disk_is_told_once_and_harms_nobody(stream):
+def test_a_full_disk_is_told_once_and_harms_nobody(logged):
     log = AccessLog(Clock(), Log.TEXT, Path("/dev/full"))
     log.open()
     registry = Registry(observers=[log])
     for _ in range(3):
         registry.refuse(REFUSAL)
     log.close()
-    assert told(stream) == ["the access log /dev/full cannot be written: no space left on device; lines are lost"]
+    assert told(logged) == ["the access log /dev/full cannot be written: no space left on device; lines are lost"]
 
 
-def test_a_pipe_whose_reader_sleeps_loses_lines_and_holds_nobody_up(tmp_path, stream):
+def test_a_pipe_whose_reader_sleeps_loses_lines_and_holds_nobody_up(tmp_path, logged):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -266,7 +256,7 @@ def test_a_pipe_whose_reader_sleeps_loses_lines_and_holds_nobody_up(tmp_path, st
     rest = os.read(reader, 1 << 20)
     log.close()
     os.close(reader)
-    assert told(stream) == [
+    assert told(logged) == [
         f"the access log {pipe} cannot be written: not all of a line was taken; lines are lost",
         f"the access log {pipe} is written again",
     ]

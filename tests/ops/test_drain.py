@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from wsrouter.config.values import Router
 from wsrouter.live.registry import Answer, Counts, End, Facts, Kind, Refusal, Registry, Who
@@ -71,19 +70,6 @@ class Scene:
 @pytest.fixture
 def scene() -> Scene:
     return Scene()
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The lines that were logged."""
-    seen: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        seen.append(eventAsText(event, includeTimestamp=False, includeSystem=False))
-
-    globalLogPublisher.addObserver(observe)
-    yield seen
-    globalLogPublisher.removeObserver(observe)
 
 
 def test_without_anything_alive_a_drain_is_done_at_once(scene, lines):

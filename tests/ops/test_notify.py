@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel
 
 from wsrouter.ops.notify import Notifier
 
@@ -37,9 +37,6 @@ def test_without_systemd_nothing_is_told():
 
 
 @pytest.mark.parametrize("name", ["/nowhere/notify", "/with\0nul"])
-def test_a_socket_that_is_not_there_is_a_line_in_the_log(name):
-    seen = []
-    globalLogPublisher.addObserver(seen.append)
+def test_a_socket_that_is_not_there_is_a_line_in_the_log(name, logged):
     Notifier({"NOTIFY_SOCKET": name}).stopping()
-    globalLogPublisher.removeObserver(seen.append)
-    assert [event["log_level"] for event in seen] == [LogLevel.warn]
+    assert [event["log_level"] for event in logged] == [LogLevel.warn]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -129,6 +130,45 @@ def test_scheme_and_host_are_believed_if_one_valid_value_is_given(
     assert effective(PEER, TRUSTED, [], [], protos, hosts) == Effective(PEER, result.proto, host)
 
 
+@pytest.mark.parametrize(
+    ("values", "port"),
+    [
+        ([], None),
+        ([b"443"], 443),
+        ([b"65535"], 65535),
+        ([b"65536"], None),
+        ([b"0"], None),
+        ([b"+443"], None),
+        ([b"443, 80"], None),
+        ([b"443", b"80"], None),
+        ([b"4" * 5000], None),
+        ([b""], None),
+    ],
+)
+def test_a_port_is_believed_if_one_valid_value_is_given(values: list[bytes], port: int | None) -> None:
+    assert effective(PEER, TRUSTED, [b"192.0.2.1"], forwarded_port=values).port == port
+    # With Forwarded, the host of its element has the port.
+    assert effective(PEER, TRUSTED, [], [b"for=192.0.2.1"], forwarded_port=values).port is None
+
+
+@pytest.mark.parametrize(
+    ("values", "result"),
+    [
+        ([b"192.0.2.1"], Effective("192.0.2.1", chain=("192.0.2.1",), real_ip=True)),
+        ([b"2001:DB8::1"], Effective("2001:db8::1", chain=("2001:db8::1",), real_ip=True)),
+        ([b"10.0.0.1"], Effective("10.0.0.1", chain=("10.0.0.1",), real_ip=True)),
+        ([b"192.0.2.1, 192.0.2.2"], Effective(PEER, real_ip=True)),
+        ([b"192.0.2.1", b"192.0.2.1"], Effective(PEER, real_ip=True)),
+        ([b"evil"], Effective(PEER, real_ip=True)),
+    ],
+)
+def test_a_real_address_counts_where_no_list_is_given(values: list[bytes], result: Effective) -> None:
+    assert effective(PEER, TRUSTED, [], real_ip=values) == result
+    for lists in ([b"192.0.2.9"], []), ([b"evil"], []), ([], [b"for=192.0.2.9"]), ([], [b"for=unknown"]):
+        with_it = effective(PEER, TRUSTED, *lists, real_ip=values)
+        assert with_it == replace(effective(PEER, TRUSTED, *lists), real_ip=True)
+
+
 def test_a_forwarded_host_is_what_a_host_field_may_be() -> None:
     assert HOST.pattern == AUTHORITY.pattern
 
@@ -157,9 +197,9 @@ VALUES = st.lists(
 
 @given(st.sampled_from(["192.0.2.7", "2001:db8::7"]), VALUES, VALUES, VALUES, VALUES)
 def test_what_an_untrusted_peer_says_changes_nothing(
-    peer: str, x_for: list[bytes], forwarded: list[bytes], proto: list[bytes], host: list[bytes]
+    peer: str, x_for: list[bytes], forwarded: list[bytes], said: list[bytes], other: list[bytes]
 ) -> None:
-    assert effective(peer, TRUSTED, x_for, forwarded, proto, host) == Effective(peer)
+    assert effective(peer, TRUSTED, x_for, forwarded, said, other, other, said) == Effective(peer)
 
 
 @given(VALUES, VALUES, VALUES, VALUES)

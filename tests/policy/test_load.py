@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.policy.watched import Watched
 from wsrouter.config.values import Backend
 from wsrouter.policy.balancing import Balancer
 from wsrouter.policy.load import TRIES, LeastSessions, RandomTwo
@@ -130,18 +131,6 @@ def test_the_worst_of_all_is_never_chosen_and_loads_stay_close() -> None:
     taken = serve(random_two(group), 4900)
     assert group[9] not in taken
     assert max(taken.values()) - min(taken.values()) <= 6
-
-
-class Watched(Member):
-    """Counts how often it is looked at."""
-
-    __slots__ = ()
-    looks = 0
-
-    @property
-    def takes(self) -> bool:
-        Watched.looks += 1
-        return super().takes
 
 
 @pytest.mark.parametrize("size", [10, 100, 1000])

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.policy.watched import Watched
 from wsrouter.config.values import Backend
 from wsrouter.policy.members import Member
 from wsrouter.policy.ring import MOST_POINTS, STEPS, ConsistentHash
@@ -200,18 +201,6 @@ def test_finding_a_point_costs_no_more_in_a_large_pool(size: int) -> None:
         balancer.pick(0.0, key)
         most = max(most, counting.reads)
     assert most <= 12
-
-
-class Watched(Member):
-    """Counts how often it is looked at."""
-
-    __slots__ = ()
-    looks = 0
-
-    @property
-    def takes(self) -> bool:
-        Watched.looks += 1
-        return super().takes
 
 
 @pytest.mark.parametrize(("up", "most"), [(100, 1), (50, 30), (1, STEPS + 100), (0, STEPS + 100)])

@@ -7,11 +7,9 @@ a ``Clock``: it stands still unless the test moves it.
 from __future__ import annotations
 
 import gc
-import select
 import socket
 import ssl
 import struct
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -19,20 +17,16 @@ import pytest
 import trustme
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.turning import Reactor, Turning
 from wsrouter.relay.leg import Leg
-from wsrouter.relay.loop import Relay
 from wsrouter.relay.tls import TlsLeg
 
-#: How long anything may take before the test fails, in seconds.
-PATIENCE = 5.0
 
-
-class FakeReactor(Clock):
-    """A clock that a relay takes for a reactor."""
+class FakeReactor(Reactor):
+    """The same, telling what it was given to watch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,51 +202,22 @@ class TlsPeer(Peer):
         self.flush()
 
 
-class Rig:
+class Rig(Turning):
     """A relay, its clock, and what was made on it."""
 
     def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
         self.reactor = FakeReactor()
-        self.relay = Relay(self.reactor)  # type: ignore[arg-type]
-        self.relay.start()
+        super().__init__(self.reactor)
         self.server_context = server
         self.client_context = client
         self.peers: list[Peer] = []
         self.sockets: list[socket.socket] = []
 
-    # Turns.
-
     def turn(self, times: int = 1) -> None:
-        """The reactor's turn: serve, and call what is due."""
         for _ in range(times):
             for peer in self.peers:
                 peer.step()
-            self.relay.doRead()
-            self.reactor.advance(0)
-
-    def until(self, predicate: Callable[[], object]) -> None:
-        """Turn until ``predicate()`` is true."""
-        end = time.monotonic() + PATIENCE
-        self.turn()
-        while not predicate():
-            if time.monotonic() > end:
-                pytest.fail("waited in vain")
-            self.rest(0.005)
-            self.turn()
-
-    def rest(self, seconds: float = 0.02) -> bool:
-        """Wait until the relay's descriptor is readable, at most ``seconds``; tell whether it is."""
-        if self.relay.fileno() < 0:
-            return False
-        return bool(select.select([self.relay.fileno()], [], [], seconds)[0])
-
-    def settle(self) -> None:
-        """Turn until the relay sleeps; a relay that is woken without end fails the test."""
-        for _ in range(200):
-            self.turn()
-            if not self.rest():
-                return
-        pytest.fail("the relay does not come to rest")
+            super().turn()
 
     def spin(self, turns: int = 50) -> int:
         """How many of so many turns found the relay awake, now that nothing should be left to do."""

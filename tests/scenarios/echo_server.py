@@ -73,6 +73,7 @@ async def main(name: str, port: int, backlog: int, code: int, reason: str) -> No
         process_response=backend.sign,
         compression=None,
         ping_interval=None,
+        max_size=None,
         backlog=backlog,
     ) as server:
         orders = asyncio.StreamReader()

@@ -328,13 +328,31 @@ SAID = [b"X-Forwarded-For: 6.6.6.6, 192.0.2.1, 10.0.0.1", b"X-Forwarded-Proto: h
 
 
 def test_what_a_trusted_proxy_says_is_written_anew_with_itself_behind_it() -> None:
-    assert told("10.0.0.9", *SAID, b"X-Forwarded-Port: 1", b"X-Real-IP: 6.6.6.6") == {
+    assert told("10.0.0.9", *SAID, b"X-Forwarded-Server: x") == {
         b"X-Forwarded-Proto": b"https",
         b"X-Forwarded-For": b"192.0.2.1, 10.0.0.1, 10.0.0.9",
         b"X-Forwarded-Host": b"a.example",
         b"Forwarded": b"for=192.0.2.1;host=a.example;proto=https, for=10.0.0.1, "
         b'for=10.0.0.9;host="inner:81";proto=http',
     }
+
+
+def test_a_port_and_a_real_address_are_told_where_a_trusted_proxy_tells_them() -> None:
+    without = told("10.0.0.9", *SAID)
+    # The real address is the one that is believed, whatever stood there.
+    assert told("10.0.0.9", *SAID, b"X-Forwarded-Port: 8443", b"X-Real-IP: 6.6.6.6") == without | {
+        b"X-Forwarded-Port": b"8443",
+        b"X-Real-IP": b"192.0.2.1",
+    }
+    assert told("10.0.0.9", *SAID, b"X-Forwarded-Port: x") == without
+    assert told("10.0.0.9", b"X-Real-IP: 192.0.2.1") == {
+        b"X-Forwarded-Proto": b"http",
+        b"X-Forwarded-For": b"192.0.2.1, 10.0.0.9",
+        b"X-Real-IP": b"192.0.2.1",
+        b"X-Forwarded-Host": b"inner:81",
+        b"Forwarded": b'for=192.0.2.1, for=10.0.0.9;host="inner:81";proto=http',
+    }
+    assert told("10.0.0.9", b"X-Real-IP: unknown")[b"X-Real-IP"] == b"10.0.0.9"
 
 
 def test_forwarded_of_a_trusted_proxy_is_read_too() -> None:
@@ -382,6 +400,8 @@ def test_a_proxy_on_a_unix_socket_has_no_address_to_tell() -> None:
         b"X-Forwarded-Host": b"a.example",
         b"Forwarded": b'for=192.0.2.1;host=a.example;proto=https, for=10.0.0.1, for=unknown;host="inner:81";proto=http',
     }
+    assert told_on_a_unix_socket(b"X-Real-IP: 192.0.2.1")[b"X-Real-IP"] == b"192.0.2.1"
+    assert b"X-Real-IP" not in told_on_a_unix_socket(b"X-Real-IP: unknown")
     assert told_on_a_unix_socket() == {
         b"X-Forwarded-Proto": b"http",
         b"X-Forwarded-Host": b"inner:81",

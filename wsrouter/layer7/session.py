@@ -43,6 +43,7 @@ class RelaySession:
         "_down",
         "_end",
         "_member",
+        "_moved",
         "_owed",
         "_pool",
         "_registry",
@@ -89,6 +90,8 @@ class RelaySession:
         self._told: tuple[Leg, ...] = ()
         #: The Close that waits for a frame boundary, for each pump that it waits for.
         self._owed: dict[FramePump, int] | None = None
+        #: How far the frames that a Close waits for had come when the deadline began; see ``_waited_for``.
+        self._moved = 0
 
     def run(self, from_client: bytes, answer: bytes, from_server: bytes) -> None:
         """Couple the legs. ``answer`` is the 101; the other two are frames that came early, behind the heads."""
@@ -279,11 +282,20 @@ class RelaySession:
 
     def _wait_for_answer(self) -> None:
         if self._deadline is None:
+            self._moved = self._waited_for()
             self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
+
+    def _waited_for(self) -> int:
+        """How many bytes came so far in the directions where a Close waits for a boundary."""
+        return sum([pump.bytes for pump in self._owed or ()])
 
     def _late(self) -> None:
         """The close handshake took too long: close TCP, and cut what is closing already."""
         self._deadline = None
+        if self._waited_for() != self._moved:
+            # The frame under way goes on, or has ended meanwhile and the handshake begins only now.
+            self._wait_for_answer()
+            return
         for leg in (self._client, self._server):
             if leg is not None:
                 if leg.connected:

@@ -9,7 +9,7 @@ last good one.
 
 ``X-Forwarded-For`` goes before ``Forwarded`` (RFC 7239), and one is never completed from the other. Proxies that write
 only the former let the latter pass as the client sent it; those that write only the latter are rare, and must
-take ``X-Forwarded-For`` away.
+take ``X-Forwarded-For`` away. ``X-Real-IP`` counts where there is neither: its one address stands for a list of one.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _PARAMETER = re.compile(
     rb"(?:(?P<token>[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+)|\"(?P<quoted>(?:[^\"\\]|\\.)*)\")[ \t]*)?(?:;|\Z)",
     re.DOTALL,
 )
+_PORT = re.compile(rb"[0-9]{1,5}")
 _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
 
 
@@ -58,6 +59,10 @@ class Effective:
     #: Whose addresses were believed, the client first, then the proxies behind it; without the peer, so empty where
     #: the peer is the client.
     chain: tuple[str, ...] = ()
+    #: The port that the client came to; None where nothing valid is said of it.
+    port: int | None = None
+    #: Whether the peer has sent X-Real-IP, whatever it said: backends may look for it.
+    real_ip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +81,34 @@ def effective(
     forwarded: Sequence[bytes] = (),
     forwarded_proto: Sequence[bytes] = (),
     forwarded_host: Sequence[bytes] = (),
+    forwarded_port: Sequence[bytes] = (),
+    real_ip: Sequence[bytes] = (),
 ) -> Effective:
     """Find the client of a request that came from ``peer``.
 
     ``peer`` is the address of the connection, after its PROXY header if it had one; ``unix`` on a unix socket, see
     ``networks.believed``. The others are the values of
-    ``X-Forwarded-For``, ``Forwarded``, ``X-Forwarded-Proto`` and ``X-Forwarded-Host``, in the order of their lines.
-    An untrusted peer is the client, whatever it sends. Scheme and host are believed if exactly one is given: of
-    several, nobody can tell who wrote which. Nothing is raised for what is malformed.
+    ``X-Forwarded-For``, ``Forwarded``, ``X-Forwarded-Proto``, ``X-Forwarded-Host``, ``X-Forwarded-Port`` and
+    ``X-Real-IP``, in the order of their lines.
+    An untrusted peer is the client, whatever it sends. Scheme, host, port and the real address are believed if exactly
+    one is given: of several, nobody can tell who wrote which. Nothing is raised for what is malformed.
     """
     if not believed(peer, trusted):
         return Effective(peer)
     if forwarded and not forwarded_for:
         hops = _walk(trusted, map(_element, _members(forwarded)))
         if not hops:
-            return Effective(peer)
-        return Effective(hops[-1].ip, hops[-1].proto, hops[-1].host, _chain(hops))
-    hops = _walk(trusted, map(_address, _members(forwarded_for)))
+            return Effective(peer, real_ip=bool(real_ip))
+        return Effective(hops[-1].ip, hops[-1].proto, hops[-1].host, _chain(hops), real_ip=bool(real_ip))
+    if real_ip and not forwarded_for:
+        hop = _address(real_ip[0]) if len(real_ip) == 1 else None
+        hops = [] if hop is None else [hop]
+    else:
+        hops = _walk(trusted, map(_address, _members(forwarded_for)))
     proto = _scheme(forwarded_proto[0]) if len(forwarded_proto) == 1 else None
     host = _host(forwarded_host[0]) if len(forwarded_host) == 1 else None
-    return Effective(hops[-1].ip if hops else peer, proto, host, _chain(hops))
+    port = _port(forwarded_port[0]) if len(forwarded_port) == 1 else None
+    return Effective(hops[-1].ip if hops else peer, proto, host, _chain(hops), port, bool(real_ip))
 
 
 def _walk(trusted: Networks, hops: Iterator[_Hop | None]) -> list[_Hop]:
@@ -163,3 +176,7 @@ def _scheme(value: bytes) -> Scheme | None:
 
 def _host(value: bytes) -> str | None:
     return value.decode("ascii") if HOST.fullmatch(value) else None
+
+
+def _port(value: bytes) -> int | None:
+    return int(value) if _PORT.fullmatch(value) and 0 < int(value) < 65536 else None

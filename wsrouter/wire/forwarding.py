@@ -10,7 +10,8 @@ CGI family read ``X_Forwarded_For`` as the same name, so names are compared with
 
 A proxy in front that the operator trusts is believed as far as ``policy.forwarded`` says. Its fields are not
 passed on either: what was believed of them is written anew, with the proxy itself behind it. A backend that
-takes the left end of the list for the client is then right.
+takes the left end of the list for the client is then right. ``X-Forwarded-Port`` and ``X-Real-IP`` are written only
+where the proxy has: the router makes up neither.
 """
 
 from __future__ import annotations
@@ -231,6 +232,8 @@ def said_behind(head: RequestHead, peer: str, trusted: Networks) -> Effective | 
         head.all(b"forwarded"),
         head.all(b"x-forwarded-proto"),
         head.all(b"x-forwarded-host"),
+        head.all(b"x-forwarded-port"),
+        head.all(b"x-real-ip"),
     )
 
 
@@ -269,8 +272,12 @@ def _forwarded_behind(client: ClientFacts, behind: Effective) -> list[Pair]:
     pairs = [(b"X-Forwarded-Proto", proto.encode())]
     if chain:
         pairs.append((b"X-Forwarded-For", ", ".join(chain).encode()))
+        if behind.real_ip:
+            pairs.append((b"X-Real-IP", chain[0].encode()))
     if host:
         pairs.append((b"X-Forwarded-Host", host.encode()))
+    if behind.port is not None:
+        pairs.append((b"X-Forwarded-Port", b"%d" % behind.port))
     elements = [f'for="[{ip}]"' if ":" in ip else f"for={ip}" for ip in chain]
     if not client.ip:
         elements.append("for=unknown")

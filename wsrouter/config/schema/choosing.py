@@ -81,7 +81,12 @@ ROUTE = Kind(
             "Longest time without a frame of either peer (their pings count), or `off`.",
             "1h",
         ),
-        Option("close_timeout", one(duration), "How long a close handshake may take.", "5s"),
+        Option(
+            "close_timeout",
+            one(duration),
+            "How long a close handshake may take; and how long a frame may stand still that a Close waits for.",
+            "5s",
+        ),
         Option("allow", networks, "Networks whose clients it serves; absent: all. Others get 403."),
         Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
         Later("session", "How frames are handled.", ("auto", "relay"), ("message",)),

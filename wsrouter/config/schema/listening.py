@@ -80,8 +80,8 @@ LISTENER = Kind(
         Option(
             "tcp_keepalive",
             one(or_off(keepalive)),
-            "When TCP begins to probe a quiet peer, and how long sent bytes may stay unacknowledged, on both legs; or"
-            " `off`.",
+            "When TCP begins to probe a quiet peer, on both legs; one that has acknowledged nothing for twice as long"
+            " is gone. Or `off`. Backends on this machine are not probed.",
             "60s",
         ),
         Option(

@@ -1,0 +1,64 @@
+"""Clients that vanish without a word, as one whose cable is pulled does: no FIN, no reset, no acknowledgement.
+
+A socket filter on the client's own socket drops all that comes for it: its kernel then answers nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+
+from wsrouter.live.registry import Who
+
+TEXT, CLOSE = 1, 8
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module has no name for it
+KEEPALIVE = 1
+
+
+def vanish(peer) -> None:
+    """From here on nothing reaches ``peer``, and nothing comes from it."""
+    # One instruction of classic BPF, BPF_RET | BPF_K with 0: keep no byte of any packet (socket(7)).
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0), 8)
+    peer.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+def test_a_client_that_vanishes_is_found_by_tcp_and_its_backend_is_told(
+    router, backend, open_session, connect, frame
+) -> None:
+    """Those that are quiet are found by unanswered probes, the others by what they do not acknowledge."""
+    server = backend()
+    running = router(f"""
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        tcp_keepalive = {KEEPALIVE}s
+        [tunnel opaque]
+        match = opaque
+        pool = app
+        [route all]
+        pool = app
+        [pool app]
+        backends = {server.address}
+    """)
+    quiet, busy, staying = (open_session(running, server) for _ in range(3))
+    tunnel = connect(running.port())
+    tunnel.send(b"\0hello")
+    tunnel_peer = server.accept()
+    assert tunnel_peer.recv_exactly(6) == b"\0hello"
+    for client in (quiet[0], busy[0], tunnel):
+        vanish(client)
+    busy[1].send(frame(TEXT, b"is anybody there?", mask=False))
+
+    for _, peer in (quiet, busy):
+        told = peer.recv_frame()
+        assert (told.opcode, told.code) == (CLOSE, 1001)
+        peer.send(frame(CLOSE, told.payload, mask=False))
+        peer.close()
+    assert tunnel_peer.recv_all() == b""
+    running.until(lambda: len(running.closed) == 3)
+    assert {(end.who, end.reason) for _, end in running.closed} == {(Who.CLIENT, "connection timed out")}
+    # Who is quiet but there is left alone.
+    client, peer = staying
+    client.send(frame(TEXT, b"here"))
+    assert peer.recv_frame().payload == b"here"
+    assert running.live == 1

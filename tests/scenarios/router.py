@@ -1,0 +1,85 @@
+"""The router of a scenario: its process, and what its log says."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from tests.integration.process import FOREGROUND
+from tests.memory import resident
+from tests.scenarios.backend import Backend
+from tests.scenarios.program import Line, Program, Watch
+
+_CHANGE = re.compile(r"pool app: backend (?P<label>\S+) is (?P<state>[a-z]+): ")
+
+
+class Router(Program):
+    """``twistd -n wsrouter``."""
+
+    def __init__(self, watch: Watch, folder: Path, text: str) -> None:
+        (folder / "router.ini").write_text(text)
+        #: Its last word on each backend that it had one on, by label.
+        self._states: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+        super().__init__(watch, [*FOREGROUND, "wsrouter", "--config", "router.ini"], folder)
+
+    @property
+    def port(self) -> int:
+        """The listener's port; waits until it listens."""
+        line = self.wait_for(lambda line: "listening on" in line.get("message", ""), "the router listens")
+        return int(line["message"].rpartition(":")[2])
+
+    def take(self, line: Line) -> None:
+        """Something was logged."""
+        super().take(line)
+        self._counts[line.get("event", "")] += 1
+        change = _CHANGE.match(line.get("message", ""))
+        if change:
+            self._states[change["label"]] = change["state"]
+
+    def count(self, event: str) -> int:
+        """How many lines of one kind the access log has."""
+        return self._counts[event]
+
+    def events(self, event: str, since: int = 0) -> list[Line]:
+        """The lines of the access log of one kind."""
+        return [line for line in self.lines[since:] if line.get("event") == event]
+
+    def told_of(self, event: str) -> dict[int, Line]:
+        """The lines of the access log of one kind, by the number of the client's session."""
+        return {int(line["path"].partition("?")[2]): line for line in self.events(event)}
+
+    def wait_for_change(self, backend: Backend, states: Iterable[str], since: int = 0) -> Line:
+        """The first such line."""
+        words = [f": backend {backend.label} is {state}: " for state in states]
+        return self.wait_for(
+            lambda line: any(one in line.get("message", "") for one in words),
+            f"backend {backend.name} is {' or '.join(states)}",
+            since,
+        )
+
+    def is_out(self, backend: Backend) -> bool:
+        """Whether its last word on ``backend`` was not that it is up."""
+        return self._states.get(backend.label, "up") != "up"
+
+    @staticmethod
+    def time_of(line: Line) -> float:
+        """When it was logged: seconds of the day, rounded up to whole milliseconds."""
+        return datetime.fromisoformat(line["time"]).timestamp() + 0.001
+
+    @property
+    def faults(self) -> list[Line]:
+        """What must never be logged."""
+        return [line for line in self.lines if "traceback" in line or line.get("level") in ("error", "critical")]
+
+    def descriptors(self) -> int:
+        """How many descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def memory(self) -> int:
+        """Its resident memory, in bytes."""
+        return resident(self.pid)
