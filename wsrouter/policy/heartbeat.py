@@ -106,9 +106,10 @@ class Heartbeat:
         self._acked = given - outstanding
         self._late = False
 
-    def answered(self, now: float, seconds: float) -> None:
-        """The pong came, ``seconds`` after its ping."""
-        self.rtt = seconds
+    def answered(self, now: float, seconds: float | None) -> None:
+        """The pong came, ``seconds`` after its ping; None if that cannot be told."""
+        if seconds is not None:
+            self.rtt = seconds
         self._since = now
         self._pinged = None
 
