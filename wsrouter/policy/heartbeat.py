@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 
 #: How often a peer is looked at within the interval of its pings.
-LOOKS = 8
+LOOKS = 4
 #: For how many ping timeouts a sink may stand still while a peer cannot be heard because of it.
 STALL = 10
 
