@@ -83,6 +83,28 @@ def test_a_misspelt_section_is_no_second_fault_where_it_is_used(folder: Path) ->
             ["5: [route a] origins: means nothing for a route with 'redirect' (it needs"],
         ),
         ("redirect = /x\nstrip_prefix = yes", ["5: [route a] strip_prefix: means nothing for a route with 'redirect'"]),
+        ("static = www\nping_timeout = 5s", ["5: [route a] ping_timeout: means nothing for a route with 'static'"]),
+        ("redirect = /x\nmax_message = off", ["5: [route a] max_message: means nothing for a route with 'redirect'"]),
+        (
+            "pool = app\nidle_timeout = off\nidle_counts = data",
+            ["6: [route a] idle_counts: means nothing without 'idle_t"],
+        ),
+        ("pool = app\nmax_fragments = 5", ["5: [route a] max_fragments: means nothing without 'max_message'"]),
+        (
+            "pool = app\nmax_message = off\nmax_fragments = 5",
+            ["6: [route a] max_fragments: means nothing without 'max_"],
+        ),
+        (
+            "pool = app\non_rate = slow",
+            ["5: [route a] on_rate: means nothing without 'message_rate' or 'byte_rate'"],
+        ),
+        (
+            "pool = app\nping_timeout = 5s",
+            ["5: [route a] ping_timeout: means nothing without 'ping' or 'backend_ping'"],
+        ),
+        ("pool = app\nbackend_ping = 5s\nping_timeout = 5s\nbyte_rate = 1k/s\non_rate = close", []),
+        # One slip is one fault.
+        ("pool = app\nping = 5\nping_timeout = 5s", ["5: [route a] ping: '5' is not a duration"]),
         ("static = www\nsession = auto", ["5: [route a] session: means nothing for a route with 'static'"]),
         ("static = www\naccept = both", ["5: [route a] accept: means nothing for a route with 'static'"]),
         ("static = nope\nidle_timeout = 1s", ["4: [route a] static: 'nope' is no", "5: [route a] idle_timeout: means"]),

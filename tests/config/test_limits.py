@@ -98,9 +98,42 @@ def test_what_is_no_rate_is_refused(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("64k/s", Rate(65536.0, 65536)),
+        ("2048/s", Rate(2048.0, 2048)),
+        ("60K/m", Rate(1024.0, 61440)),
+        ("1m/h burst=4k", Rate((1 << 20) / 3600, 4096)),
+        ("100/s burst=1k", Rate(100.0, 1024)),
+    ],
+)
+def test_a_rate_of_bytes_is_a_size_in_a_time_and_a_burst(text: str, expected: Rate) -> None:
+    assert limits.byte_rate(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("64k", "'64k' is not a rate of bytes (expected, for example, 64k/s or 10m/m)"),
+        ("64 k/s", "'64' is not a rate of bytes"),
+        ("64k/d", "'64k/d' is not a rate of bytes"),
+        ("0/s", "'0' is too small (expected more than zero)"),
+        ("100/s", "a burst of 100 bytes is too small (expected at least 1k, such as burst=64k)"),
+        ("64k/s burst=1000", "a burst of 1000 bytes is too small"),
+        ("64k/s burst=x", "burst: 'x' is not a size"),
+        ("64k/s brust=1m", "unknown word 'brust' (did you mean 'burst'?)"),
+    ],
+)
+def test_what_is_no_rate_of_bytes_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BadValue) as caught:
+        limits.byte_rate(text)
+    assert message in str(caught.value)
+
+
 @given(st.text(min_size=1).filter(lambda text: bool(text.strip())))
 def test_any_text_is_a_value_or_a_bad_value(text: str) -> None:
-    for parse in (limits.network, limits.rate):
+    for parse in (limits.network, limits.rate, limits.byte_rate):
         for written in (text, f"10.0.0.0/{text}", f"5/s {text}"):
             try:
                 parse(written)

@@ -24,11 +24,13 @@ from wsrouter.config.values import (
     ClientAuth,
     Config,
     Echo,
+    IdleCounts,
     KeySource,
     Listener,
     Log,
     Match,
     OnDown,
+    OnRate,
     PathKind,
     PathRule,
     Plain,
@@ -312,6 +314,42 @@ def test_absent_sections_and_options_have_the_defaults_of_the_values() -> None:
     )
 
 
+def test_what_frames_are_held_to_is_read() -> None:
+    text = """\
+[listener main]
+endpoint = tcp:8080
+[route a]
+pool = p
+idle_counts = data
+max_message = 1m
+max_fragments = 100
+message_rate = 50/s burst=100
+byte_rate = 64k/s burst=1m
+on_rate = close
+ping = 25s
+backend_ping = 500ms
+ping_timeout = 10s
+[pool p]
+backends = a:1
+"""
+    (route,) = parse(text, Path("/etc/router.ini")).routes
+    assert route == Route(
+        "a",
+        PathRule(PathKind.PREFIX, "/"),
+        pool="p",
+        idle_counts=IdleCounts.DATA,
+        max_message=1 << 20,
+        max_fragments=100,
+        message_rate=Rate(50.0, 100),
+        byte_rate=Rate(65536.0, 1 << 20),
+        on_rate=OnRate.CLOSE,
+        ping=25.0,
+        backend_ping=0.5,
+        ping_timeout=10.0,
+        line=3,
+    )
+
+
 def test_a_relative_file_is_named_as_given_and_paths_come_out_absolute(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,14 +419,10 @@ ACCEPTED = [
     ("route", "session = auto"),
     ("route", "session = relay"),
     ("route", "dispatch = session"),
-    ("route", "max_message = off"),
-    ("route", "message_rate = off"),
-    ("route", "ping = off"),
 ]
 REFUSED = [
     ("router", "workers = auto"),
-    *(("route", text) for text in ("session = message", "dispatch = message", "max_message = 1m", "ping = 25s")),
-    ("route", "message_rate = 50/s"),
+    *(("route", text) for text in ("session = message", "dispatch = message")),
 ]
 SECTIONS = {
     "router": "[router]",

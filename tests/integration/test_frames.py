@@ -22,10 +22,20 @@ MEGABYTE = 1 << 20
 DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
 
 
-@pytest.fixture(params=["plain", "tls"])
+#: Policies that let everything pass: nothing may be different with them.
+POLICIES = """
+max_message = 1g
+message_rate = 1000000/s
+byte_rate = 1g/s
+ping = 1h
+backend_ping = 1h
+"""
+
+
+@pytest.fixture(params=["plain", "policies", "tls"])
 def wire(request, authority):
     """How the two legs are carried: arguments for the backend, for the client, lines for listener and pool, files."""
-    if request.param == "plain":
+    if request.param in ("plain", "policies"):
         return {}, {}, "", "", {}
     return (
         {"tls": authority.server_context("inner.example")},
@@ -57,13 +67,14 @@ def start(router, backend, open_session):
 
 
 @pytest.fixture
-def start_on(router, backend, open_session, wire):
-    """The same, on plain sockets and on TLS."""
+def start_on(router, backend, open_session, wire, request):
+    """The same, on plain sockets, under policies, and on TLS."""
+    policies = POLICIES if request.node.callspec.params["wire"] == "policies" else ""
 
     def begin(route: str = "", close_timeout: str = "60s"):
         for_backend, for_client, listener, pool, files = wire
         server = backend(**for_backend)
-        running = router(configured(server.address, route, listener, pool, close_timeout), files)
+        running = router(configured(server.address, route + policies, listener, pool, close_timeout), files)
         return running, *open_session(running, server, **for_client)
 
     return begin

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsrouter.config.values import Rate
-from wsrouter.policy.limits import ConnectionCounter, RateLimiter, client_key
+from wsrouter.policy.limits import ConnectionCounter, RateLimiter, TokenBucket, client_key
 
 
 @pytest.mark.parametrize(
@@ -166,3 +166,53 @@ def test_another_limit_of_connections_holds_for_who_comes_next() -> None:
         counter.leave(1)
     assert counter.enter(1)
     assert counter.live(1) == 3
+
+
+# One bucket.
+
+
+def test_a_bucket_is_full_at_first_and_fills_again_with_time() -> None:
+    bucket = TokenBucket(Rate(10.0, 30))
+    assert bucket.level(1.7e9) == 30
+    bucket.take(30, 1.7e9)
+    assert bucket.level(1.7e9) == 0
+    assert bucket.wait(1, 1.7e9) == pytest.approx(0.1)
+    assert bucket.wait(30, 1.7e9) == pytest.approx(3.0)
+    assert bucket.level(1.7e9 + 0.55) == 5
+    assert bucket.wait(5, 1.7e9 + 0.55) == 0.0
+    assert bucket.level(1.7e9 + 100) == 30
+
+
+def test_a_clock_that_goes_back_leaves_a_bucket_that_is_empty_at_worst() -> None:
+    bucket = TokenBucket(Rate(10.0, 30))
+    bucket.take(30, 1000.0)
+    assert bucket.level(500.0) == 0
+    assert bucket.wait(30, 500.0) == pytest.approx(3.0)
+    bucket.take(0, 500.0)
+    assert bucket.level(503.1) == 30
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.integers(0, 50)), max_size=50),
+    st.sampled_from([Rate(0.1, 1), Rate(1.0, 5), Rate(50.0, 100), Rate(1e6, 4096)]),
+    st.sampled_from([0.0, 1.7e9]),
+)
+def test_no_more_is_ever_taken_than_the_rate_and_one_burst_allow(steps, rate, start) -> None:
+    bucket = TokenBucket(rate)
+    now = start
+    taken = 0
+    for gap, wanted in steps:
+        now += gap
+        count = min(wanted, bucket.level(now))
+        bucket.take(count, now)
+        taken += count
+        assert taken <= rate.burst + (now - start) * rate.per_second + 0.01 * rate.burst + 1
+
+
+@given(st.integers(1, 100), st.floats(0, 1), st.sampled_from([Rate(0.1, 100), Rate(50.0, 100), Rate(1e5, 4096)]))
+def test_who_waits_as_long_as_told_gets_what_it_waited_for(count, share, rate) -> None:
+    bucket = TokenBucket(rate)
+    now = 1.7e9
+    bucket.take(int(rate.burst * share), now)
+    now += bucket.wait(count, now)
+    assert bucket.level(now) >= count

@@ -46,6 +46,9 @@ class Verdict:
     data_frames: int = 0
     messages: int = 0
     control: int = 0
+    control_bytes: int = 0
+    largest: int = 0
+    gathered: int = 0
     closes: int = 0
     close: tuple[int, str] | None = None
     violation: int | None = None
@@ -124,13 +127,18 @@ def judge(data: bytes, masked: bool, deflate: bool) -> Verdict:
                 else:
                     verdict.close = (int(close.code), close.reason)
                     verdict.closes = 1
+                    verdict.control_bytes += end - pos
                     verdict.passed = end
                 return verdict
             verdict.control += 1
+            verdict.control_bytes += end - pos
         else:
             verdict.data_frames += 1
             verdict.fragmented = not data[pos] & 0x80
             verdict.messages += not verdict.fragmented
+            verdict.gathered = length + (0 if opcode else verdict.gathered)
+            if not verdict.fragmented:
+                verdict.largest = max(verdict.largest, verdict.gathered)
         pos = end
         verdict.boundaries.add(pos)
         verdict.passed = min(pos, len(data))
@@ -166,6 +174,9 @@ def feed(walker: FrameWalker, new: bytes, shape: Callable[[bytes], Buffer] = byt
 def check(walker: FrameWalker, verdict: Verdict) -> None:
     assert walker.messages == verdict.messages
     assert walker.control == verdict.control
+    assert walker.largest == verdict.largest
+    if walker.violation is None:
+        assert walker.control_bytes == verdict.control_bytes
     assert walker.frames == verdict.data_frames + verdict.control + verdict.closes
     assert walker.fragmented == verdict.fragmented
     assert walker.skip == verdict.skip
@@ -321,6 +332,31 @@ def test_a_message_counts_once_its_header_is_whole() -> None:
     assert (walker.messages, walker.skip, walker.held) == (1, 5, b"")
 
 
+def test_one_frame_passes_over_a_thousand_reads() -> None:
+    stream = frame(0x82, bytes(99_986), masked=True)
+    walker = FrameWalker(True)
+    for start in range(0, 100_000, 100):
+        part = stream[start : start + 100]
+        assert feed(walker, part) == part
+        assert walker.skip == 100_000 - start - 100
+    assert (walker.frames, walker.messages, walker.largest) == (1, 1, 99_986)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_largest_message_is_known_to_the_byte_for_every_form_of_a_length(masked: bool) -> None:
+    walker = FrameWalker(masked)
+    largest = 0
+    for size in [0, 3, 2, 3, 1, 125, 124, 126, 5, 127, 65535, 300, 65536, 65537, 65536, 0]:
+        feed(walker, frame(0x81, bytes(size), masked=masked))
+        largest = max(largest, size)
+        assert walker.largest == largest
+    assert walker.messages == 16
+    feed(walker, frame(0x01, bytes(40_000), masked=masked) + frame(0x00, bytes(40_000), masked=masked))
+    assert walker.largest == 65537
+    feed(walker, frame(0x80, b"", masked=masked))
+    assert walker.largest == 80_000
+
+
 def test_an_empty_read_changes_nothing() -> None:
     walker = FrameWalker(True)
     assert walker.walk(b"", 0) == 0
@@ -401,6 +437,62 @@ def test_what_stands_before_a_broken_rule_in_the_same_read_is_passed_on(name: st
     assert walker.violation is not None
     assert walker.violation.code == code
     assert walker.frames == 1 + judge(before, masked, deflate).data_frames
+
+
+def first_two_bytes_are_good(first: int, second: int, masked: bool, deflate: bool, fragmented: bool) -> bool:
+    """RFC 6455 5.2, 5.4, 5.5 and RFC 7692 6, written as lists of what may stand there."""
+    final, bits, opcode = first >> 7, first >> 4 & 7, first & 15
+    if second >> 7 != masked:
+        return False
+    if opcode in (8, 9, 10):
+        return final == 1 and bits == 0 and second & 127 <= 125 and (opcode, second & 127) != (8, 1)
+    if opcode == 0:
+        return fragmented and bits == 0
+    return opcode in (1, 2) and not fragmented and bits in ((0, 4) if deflate else (0,))
+
+
+@pytest.mark.parametrize("fragmented", [True, False])
+@pytest.mark.parametrize("deflate", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_every_pair_of_first_bytes_is_judged_as_the_rfc_says(masked: bool, deflate: bool, fragmented: bool) -> None:
+    wrong = []
+    before = frame(0x01, b"x", masked=masked) if fragmented else b""
+    for first in range(256):
+        for second in range(256):
+            walker = FrameWalker(masked, deflate)
+            walker.walk(before, len(before))
+            walker.walk(bytes((first, second)), 2)
+            code = None if first_two_bytes_are_good(first, second, masked, deflate, fragmented) else 1002
+            if (walker.violation and walker.violation.code) != code:
+                wrong.append((first, second))
+    assert not wrong
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_every_length_in_sixteen_bits_that_fits_seven_is_refused_and_no_other(masked: bool) -> None:
+    for length in range(65536):
+        walker = FrameWalker(masked)
+        head = bytes((0x82, 0x80 * masked | 126)) + length.to_bytes(2, "big") + MASK[: 4 * masked]
+        walker.walk(head, len(head))
+        assert (walker.violation is None) is (length >= 126)
+        assert walker.skip == (length if length >= 126 else 0)
+
+
+@pytest.mark.parametrize("length", [0, 125, 126, 65535, 65536, 2**32, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_length_in_sixty_four_bits_is_refused_if_it_fits_sixteen_or_has_its_top_bit_set(
+    masked: bool, length: int
+) -> None:
+    walker = FrameWalker(masked)
+    feed(walker, bytes((0x82, 0x80 * masked | 127)) + length.to_bytes(8, "big") + MASK[: 4 * masked])
+    assert (walker.violation is None) is (65536 <= length < 2**63)
+
+
+def test_every_close_code_is_judged_as_the_registry_says() -> None:
+    for code in range(65536):
+        walker = FrameWalker(False)
+        feed(walker, b"\x88\x02" + code.to_bytes(2, "big"))
+        assert (walker.close == (code, "")) is (code in CODES)
 
 
 @pytest.mark.parametrize(
@@ -509,6 +601,32 @@ def is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+@given(data=st.data(), masked=st.booleans(), cuts=st.lists(st.integers(0, 5000), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_websockets_sees_the_same_frames_in_a_stream_that_is_cut_anywhere(
+    data: st.DataObject, masked: bool, cuts: list[int]
+) -> None:
+    stream = data.draw(streams(masked, False))
+    protocol = Protocol(Side.SERVER if masked else Side.CLIENT, max_size=None)
+    walker = FrameWalker(masked)
+    received: list[Frame] = []
+    for part in split(stream, cuts):
+        feed(walker, part)
+        if walker.violation is not None:
+            return
+        protocol.receive_data(part)
+        received += [event for event in protocol.events_received() if isinstance(event, Frame)]
+        whole = [one for one in received if one.opcode in (Opcode.PING, Opcode.PONG)]
+        assert walker.control == len(whole)
+        if walker.event:
+            break
+    messages = sum(one.fin and one.opcode < 8 for one in received)
+    # A message counts with its last header, and its payload may still be on its way.
+    assert walker.messages - messages == (walker.skip > 0 and not walker.fragmented)
+    data_or_control = [one for one in received if one.opcode is not Opcode.CLOSE]
+    assert walker.frames - len(data_or_control) == (walker.skip > 0) + (walker.close is not None)
 
 
 @given(whole=st.lists(frames, max_size=10), masked=st.booleans())

@@ -18,8 +18,16 @@ _TARGETS = ("pool", "static", "redirect")
 #: Options that speak of a backend or of a session, and mean nothing where there is none.
 _POOL_ONLY = (
     *("subprotocol", "accept", "origins", "set_header", "strip_prefix", "idle_timeout", "close_timeout"),
-    *("session", "dispatch", "max_message", "message_rate", "ping"),
+    *("session", "dispatch", "idle_counts", "max_message", "max_fragments"),
+    *("message_rate", "byte_rate", "on_rate", "ping", "backend_ping", "ping_timeout"),
 )
+#: Options of a session that mean nothing while all of these are off.
+_GO_WITH = {
+    "idle_counts": ("idle_timeout",),
+    "max_fragments": ("max_message",),
+    "on_rate": ("message_rate", "byte_rate"),
+    "ping_timeout": ("ping", "backend_ping"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ def check(document: Document, faults: Faults) -> None:
             _check_references(section, document, faults)
     for section in document.of("route"):
         _check_route(section, faults)
+        _check_frames(section, faults)
     for section in document.of("pool"):
         check_pool(section, _tunnels_to(section, document), _routed(section, document), faults)
     for section in document.of("listener"):
@@ -89,6 +98,18 @@ def _check_route(section: Section, faults: Faults) -> None:
     path = section.values.get("path")
     if path is not None and path.kind is not PathKind.PREFIX and section.values.get("strip_prefix"):
         section.fault(faults, "strip_prefix", "only a prefix can be stripped, and this path is none")
+
+
+def _check_frames(section: Section, faults: Faults) -> None:
+    """Options that go with another one that is off."""
+    if section.given("static") or section.given("redirect"):
+        return  # told already
+    for option, others in _GO_WITH.items():
+        # What was given and could not be read may have been meant to be on.
+        missing = all(other in section.values and section.values[other] is None for other in others)
+        if missing and section.given(option):
+            names = " or ".join(f"'{other}'" for other in others)
+            section.fault(faults, option, f"means nothing without {names}")
 
 
 def _tunnels_to(pool: Section, document: Document) -> list[Section]:

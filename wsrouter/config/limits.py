@@ -1,4 +1,4 @@
-"""Whom a listener lets in, and how often: networks and rates."""
+"""Whom a listener lets in, and how often; how much a session may send: networks and rates."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 
 from wsrouter.config.faults import BadValue, quoted
 from wsrouter.config.keywords import keywords
-from wsrouter.config.scalars import number
+from wsrouter.config.scalars import number, size
 from wsrouter.config.values import Network, Rate
 
 # ipaddress would also take a mask behind the slash, where 0.0.0.255 means the opposite of 255.255.255.0.
 _NETWORK = re.compile(r"[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?")
 _RATE = re.compile(r"([0-9]{1,9})/([smh])")
+_BYTE_RATE = re.compile(r"([0-9]{1,15}[kmg]?)/([smh])", re.IGNORECASE)
+#: The least burst of bytes: a frame's header, or a whole ping, must fit into it at once.
+_LEAST_BURST = 1024
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -56,3 +59,19 @@ def rate(text: str) -> Rate:
         raise BadValue(f"{quoted(amount)} is too small (expected more than zero)")
     burst = keywords(words, {"burst": number(1, 10**9)}).get("burst", count)
     return Rate(count / _SECONDS[found[2]], burst)
+
+
+def byte_rate(text: str) -> Rate:
+    """``64k/s``, ``10m/m`` or ``1g/h``, then ``burst=SIZE`` for how many bytes may come at once.
+
+    Without a burst that is the size itself. It is at least 1k.
+    """
+    amount, *words = text.split()
+    found = _BYTE_RATE.fullmatch(amount)
+    if not found:
+        raise BadValue(f"{quoted(amount)} is not a rate of bytes (expected, for example, 64k/s or 10m/m)")
+    count = size(found[1])
+    burst = keywords(words, {"burst": size}).get("burst", count)
+    if burst < _LEAST_BURST:
+        raise BadValue(f"a burst of {burst} bytes is too small (expected at least 1k, such as burst=64k)")
+    return Rate(count / _SECONDS[found[2].lower()], burst)

@@ -197,6 +197,10 @@ class Tunnel:
         assert self._down is not None
         return Counts(self._up.bytes, self._down.bytes)
 
+    def ending(self) -> End | None:
+        """How it ends, once that is known."""
+        return self._end
+
     def activity(self) -> int:
         """Grows with every byte."""
         counts = self.counts()

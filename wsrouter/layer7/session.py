@@ -5,6 +5,7 @@ While both peers behave the session does nothing: the pumps carry the frames. It
 - A peer closes: its Close frame passes like any other, so does the answer; then TCP is closed on both sides.
 - A peer breaks the rules: it gets Close 1002; the innocent client gets 1011, the innocent backend 1001.
 - A peer vanishes: the client of a vanished backend gets 1011, the backend of a vanished client 1001.
+- A peer is found dead (it answers no ping): as if it had vanished, and its connection is cut.
 - The router ends the session (idle, drain): both peers get the router's code.
 
 A Close frame can go out at a frame boundary only; inside a frame it would be read as payload. Where the rest of the
@@ -21,6 +22,9 @@ import os
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
+from wsrouter.config.values import IdleCounts
+from wsrouter.layer7.keepalive import keepers_for
+from wsrouter.layer7.pumps import pumps_for
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Counts, End, Facts, Registry, Who
@@ -31,7 +35,6 @@ from wsrouter.relay.loop import Relay
 from wsrouter.relay.pump import FramePump
 from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
-from wsrouter.wire.frames import FrameWalker
 
 
 class RelaySession:
@@ -42,6 +45,7 @@ class RelaySession:
         "_deadline",
         "_down",
         "_end",
+        "_keepers",
         "_member",
         "_moved",
         "_owed",
@@ -82,8 +86,10 @@ class RelaySession:
         self._member = member
         self._client: Leg | None = client
         self._server: Leg | None = server
-        self._up = FramePump(self, client, server, FrameWalker(True, deflate))
-        self._down = FramePump(self, server, client, FrameWalker(False, deflate))
+        pumps = pumps_for(route, self, client, server, deflate=deflate)
+        self._up, self._down = pumps.up, pumps.down
+        #: What pings client and backend, by the pump that hears them.
+        self._keepers = keepers_for(route, relay, pumps, self.dead)
         self._end: End | None = None
         self._deadline: Deadline | None = None
         #: The legs that the router has sent a Close to, or has given up.
@@ -104,6 +110,8 @@ class RelaySession:
         self._registry.open(self)
         if self._route.idle_timeout is not None:
             self._sweeper.watch(self, self._route.idle_timeout)
+        for keeper in self._keepers.values():
+            keeper.start()
         # A head that did not fit comes first: its flush resumes the pump.
         if client.pending is not None:
             self._down.pause()
@@ -157,6 +165,15 @@ class RelaySession:
             self._server = None
         if self._client is None and self._server is None:
             self._finished()
+
+    def ping_answered(self, pump: FramePump) -> None:
+        """The pump's source has answered a ping of the router's own."""
+        self._keepers[pump].answered()
+
+    def dead(self, leg: Leg, how: str) -> None:
+        """The peer of ``leg`` was found dead."""
+        leg.abortConnection()
+        self._gone(leg, how)
 
     def _closed(self, pump: FramePump) -> None:
         """A peer's own Close frame was passed on."""
@@ -281,6 +298,8 @@ class RelaySession:
             leg.loseConnection()
 
     def _wait_for_answer(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.stop()
         if self._deadline is None:
             self._moved = self._waited_for()
             self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
@@ -319,6 +338,8 @@ class RelaySession:
         self._registry.close(self, self._end)
         self._up.dissolve()
         self._down.dissolve()
+        for keeper in self._keepers.values():
+            keeper.dissolve()
 
     def _who(self, leg: Leg) -> Who:
         return Who.CLIENT if leg is self._client else Who.BACKEND
@@ -331,8 +352,25 @@ class RelaySession:
     def counts(self) -> Counts:
         """What has passed so far."""
         up, down = self._up, self._down
-        return Counts(up.bytes, down.bytes, up.walker.messages, down.walker.messages)
+        rtt, backend_rtt = (self._keepers[pump].rtt if pump in self._keepers else None for pump in (up, down))
+        return Counts(
+            up.bytes,
+            down.bytes,
+            up.walker.messages,
+            down.walker.messages,
+            up.walker.frames,
+            down.walker.frames,
+            up.walker.largest,
+            down.walker.largest,
+            rtt,
+            backend_rtt,
+        )
+
+    def ending(self) -> End | None:
+        """How it ends, once that is known."""
+        return self._end
 
     def activity(self) -> int:
-        """Grows with every frame that a peer sends."""
-        return self._up.bytes + self._down.bytes
+        """Grows with every frame of a peer's, or only with those of messages."""
+        data = self._route.idle_counts is IdleCounts.DATA
+        return self._up.activity(data=data) + self._down.activity(data=data)

@@ -59,13 +59,22 @@ class Facts(NamedTuple):
 class Counts(NamedTuple):
     """What has passed so far.
 
-    ``in`` is from the client. Messages are None for tunnels. Bytes are those of the wire, inside TLS.
+    ``in`` is from the client. What concerns frames is None for tunnels. Bytes are those of the wire, inside TLS, and
+    those of messages are compressed where that was agreed upon.
     """
 
     bytes_in: int
     bytes_out: int
     messages_in: int | None = None
     messages_out: int | None = None
+    frames_in: int | None = None
+    frames_out: int | None = None
+    #: Bytes of the largest message so far; 0 before the first.
+    largest_in: int | None = None
+    largest_out: int | None = None
+    #: Round-trip times of the router's last answered pings, in seconds; None without any.
+    rtt: float | None = None
+    backend_rtt: float | None = None
 
 
 class End(NamedTuple):
@@ -85,6 +94,9 @@ class Entry(Protocol):
 
     def counts(self) -> Counts:
         """What has passed so far."""
+
+    def ending(self) -> End | None:
+        """How it ends, once that is known; it lives until both connections are gone."""
 
     def end(self, code: int, reason: str) -> None:
         """Begin a polite end on behalf of the router: a Close frame at the next frame boundary, for a session."""

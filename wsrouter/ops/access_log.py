@@ -84,6 +84,13 @@ class AccessLog:
         if counts.messages_in is not None:
             line["messages_in"] = counts.messages_in
             line["messages_out"] = counts.messages_out
+        for name in ("largest_in", "largest_out"):
+            if getattr(counts, name):
+                line[name] = getattr(counts, name)
+        for name in ("rtt", "backend_rtt"):
+            seconds = getattr(counts, name)
+            if seconds is not None:
+                line[name] = round(seconds, 6)
         self._write(line)
 
     def refused(self, refusal: Refusal) -> None:

@@ -95,6 +95,38 @@ class RateLimiter:
         return self._young
 
 
+class TokenBucket:
+    """One token bucket, kept as ``RateLimiter`` keeps each of its own; full at first.
+
+    Times are seconds of one clock; should it go back, the bucket is empty at worst.
+    """
+
+    __slots__ = ("_full", "_full_at", "_interval", "rate")
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
+        self._interval = 1.0 / rate.per_second
+        #: How long an empty bucket takes to fill, and when this one will be full.
+        self._full = rate.burst * self._interval
+        self._full_at = 0.0
+
+    def level(self, now: float) -> int:
+        """How many whole tokens there are."""
+        debt = self._full_at - now
+        if debt <= 0.0:
+            return self.rate.burst
+        return int((self._full - min(debt, self._full) + _SLACK) * self.rate.per_second)
+
+    def take(self, count: int, now: float) -> None:
+        """Take ``count`` tokens of those that ``level`` has told of."""
+        self._full_at = min(max(self._full_at, now), now + self._full) + count * self._interval
+
+    def wait(self, count: int, now: float) -> float:
+        """Seconds until there are ``count`` tokens, of at most ``burst``; 0.0 if there are."""
+        debt = min(self._full_at - now, self._full)
+        return max(0.0, debt - self._full + count * self._interval)
+
+
 class ConnectionCounter:
     """How many connections each key has; a key without any has no entry.
 

@@ -156,12 +156,16 @@ class FramePump(Pump):
                     self.sink.hold(VIEW[sent:end])
                 self.pause()
         if walker.event:
-            self.coupling.frames_event(self)
+            self._event(BUFFER, end, count)
 
     def inject(self, data: bytes) -> None:
         """Walk and pass on bytes that were read from the source before the coupling."""
         self.bytes += len(data)
         self._walk_bytes(self.walker.held + data)
+
+    def activity(self, *, data: bool) -> int:
+        """A number that grows with every frame of the source's, or with messages only: with ``data``."""
+        return self.bytes - self.walker.control_bytes - len(self.walker.held) if data else self.bytes
 
     @property
     def at_boundary(self) -> bool:
@@ -199,4 +203,8 @@ class FramePump(Pump):
         if end:
             self._pass_on(memoryview(data)[:end])
         if self.walker.event:
-            self.coupling.frames_event(self)
+            self._event(data, end, len(data))
+
+    def _event(self, data: bytes | bytearray, passed: int, end: int) -> None:
+        """The walker has stopped at ``passed`` of ``data[:end]``."""
+        self.coupling.frames_event(self)

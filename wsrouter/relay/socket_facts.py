@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 from socket import SocketType
 from typing import Any
 
@@ -36,6 +39,17 @@ class SocketFacts:
     def getHost(self) -> Any:
         """This end's address."""
         return address_of(self.socket.getsockname(), self.socket.family)
+
+    def outstanding(self) -> int:
+        """Bytes that the kernel was given, and the peer has not taken yet (SIOCOUTQ, tcp(7))."""
+        return self._ask(termios.TIOCOUTQ)
+
+    def unread(self) -> int:
+        """Bytes of the peer's that wait in the kernel (SIOCINQ, tcp(7))."""
+        return self._ask(termios.FIONREAD)
+
+    def _ask(self, request: int) -> int:
+        return int.from_bytes(fcntl.ioctl(self.socket.fileno(), request, bytes(4)), sys.byteorder)
 
     def getTcpNoDelay(self) -> bool:
         """Whether small segments are sent at once; true for all TCP legs."""

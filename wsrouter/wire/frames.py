@@ -8,51 +8,61 @@ and a change of state is a change of table: there is no condition left to test f
 or a violation, is a state like the others, in which every byte is refused.
 
 A second table, one for each direction, gives a frame's whole size for its second byte, where that byte alone tells it.
+The table that ``walk`` asks knows only sizes that are no news: none beyond the largest message so far. So a record is
+seen, and may be refused by a limit, without a comparison for each of the others.
 """
 
 from __future__ import annotations
+
+import functools
 
 from wsrouter.errors import FrameError
 from wsrouter.wire.close import CONTROL_LIMIT, PROTOCOL_ERROR, apply_mask, parse_close
 
 # Kinds of first bytes. Tuples of ints, because CPython indexes them faster than bytes.
-_WHOLE = 0  # a message in one frame
-_LAST = 1  # the final continuation
-_FIRST = 2  # the first of several fragments
-_MORE = 3  # a continuation that is not the final one
-_CONTROL = 4  # ping or pong
-_CLOSE = 5
-_REFUSED = 6
+WHOLE = 0  # a message in one frame
+LAST = 1  # the final continuation
+FIRST = 2  # the first of several fragments
+MORE = 3  # a continuation that is not the final one
+CONTROL = 4  # ping or pong
+CLOSE = 5
+REFUSED = 6
 
-_CLOSE_BYTE = 0x88
+CLOSE_BYTE = 0x88
 _OPCODES = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
 
 # Sizes for second bytes that do not tell the size.
-_LONG = 0
-_MISMASKED = -1
+LONG = 0
+MISMASKED = -1
 
 
 def _kinds(special: dict[int, int]) -> tuple[int, ...]:
-    known = {_CLOSE_BYTE: _CLOSE, 0x89: _CONTROL, 0x8A: _CONTROL, **special}
-    return tuple(known.get(byte, _REFUSED) for byte in range(256))
+    known = {CLOSE_BYTE: CLOSE, 0x89: CONTROL, 0x8A: CONTROL, **special}
+    return tuple(known.get(byte, REFUSED) for byte in range(256))
 
 
 def _sizes(masked: bool) -> tuple[int, ...]:
     overhead = 6 if masked else 2
-    own = [overhead + length for length in range(126)] + [_LONG, _LONG]
-    other = [_MISMASKED] * 128
+    own = [overhead + length for length in range(126)] + [LONG, LONG]
+    other = [MISMASKED] * 128
     return tuple(other + own if masked else own + other)
 
 
-_FRESH_PLAIN = _kinds({0x81: _WHOLE, 0x82: _WHOLE, 0x01: _FIRST, 0x02: _FIRST})
+_FRESH_PLAIN = _kinds({0x81: WHOLE, 0x82: WHOLE, 0x01: FIRST, 0x02: FIRST})
 _FRESH_DEFLATE = _kinds(
-    {byte | rsv1: kind for byte, kind in enumerate(_FRESH_PLAIN) if kind in (_WHOLE, _FIRST) for rsv1 in (0, 0x40)}
+    {byte | rsv1: kind for byte, kind in enumerate(_FRESH_PLAIN) if kind in (WHOLE, FIRST) for rsv1 in (0, 0x40)}
 )
-_FRAGMENTED = _kinds({0x80: _LAST, 0x00: _MORE})
-_ENDED = (_REFUSED,) * 256
+FRAGMENTED = _kinds({0x80: LAST, 0x00: MORE})
+_ENDED = (REFUSED,) * 256
 
 _SIZES_MASKED = _sizes(True)
 _SIZES_PLAIN = _sizes(False)
+
+
+@functools.cache
+def _sizes_to(record: int, masked: bool) -> tuple[int, ...]:
+    """The sizes that are at most ``record``; at most 252 such tables are ever made, a handful in practice."""
+    return tuple(size if size <= record else LONG for size in (_SIZES_MASKED if masked else _SIZES_PLAIN))
 
 
 class FrameWalker:
@@ -66,6 +76,7 @@ class FrameWalker:
 
     - ``messages``: data messages, counted when the whole header of their final frame is here;
     - ``control``: pings and pongs, counted when they are whole;
+    - ``control_bytes``: the bytes of those, and of a Close;
     - ``skip``: payload bytes of the current frame that are still to come; 0 means that what was passed on so far ends
       at a frame boundary, so another frame may be put in;
     - ``fragmented``: True between the first and the final frame of a message;
@@ -78,13 +89,19 @@ class FrameWalker:
 
     __slots__ = (
         "_deflate",
+        "_fragmented",
+        "_fragments",
         "_fresh",
         "_key",
         "_kinds",
         "_others",
+        "_record",
         "_sizes",
+        "_small",
+        "_sum",
         "close",
         "control",
+        "control_bytes",
         "event",
         "fragmented",
         "held",
@@ -100,8 +117,16 @@ class FrameWalker:
         self._sizes = _SIZES_MASKED if masked else _SIZES_PLAIN
         self._key = 4 if masked else 0
         self._others = 0
+        #: The size of the largest frame that was a whole message, and the small ones among the sizes up to that.
+        self._record = 0
+        self._small = _sizes_to(0, masked)
+        #: Payload of the largest message that came in fragments; fragments and payload of the present one.
+        self._fragmented = 0
+        self._fragments = 0
+        self._sum = 0
         self.messages = 0
         self.control = 0
+        self.control_bytes = 0
         self.skip = 0
         self.fragmented = False
         self.held = b""
@@ -113,6 +138,11 @@ class FrameWalker:
     def frames(self) -> int:
         """All frames that were passed on, at least their header; one that broke a rule does not count."""
         return self.messages + self._others
+
+    @property
+    def largest(self) -> int:
+        """Payload of the largest message so far, in bytes as they are on the wire: compressed, where that is agreed."""
+        return max(self._length(self._record), self._fragmented)
 
     def walk(self, buf: bytes | bytearray | memoryview, end: int) -> int:
         """Return how many of the bytes ``buf[0:end]`` may be passed on now; never raises for what a peer sent.
@@ -130,7 +160,7 @@ class FrameWalker:
             self.held = b""
         if skip:
             self.skip = 0
-        elif end > 1 and self._kinds[buf[0]] == _WHOLE and self._sizes[buf[1]] == end:
+        elif end > 1 and self._kinds[buf[0]] == WHOLE and self._small[buf[1]] == end:
             self.messages += 1
             return end
         return self._walk_frames(buf, skip, end)
@@ -142,41 +172,67 @@ class FrameWalker:
         while pos < end:
             first = buf[pos]
             kind = self._kinds[first]
-            if kind == _REFUSED:
+            if kind == REFUSED:
                 return pos if self._kinds is _ENDED else self._refuse(pos, self._fault(first))
             if end - pos < 2:
                 return self._hold(buf, pos, end)
             size = sizes[buf[pos + 1]]
-            if size == _MISMASKED:
+            if size == MISMASKED:
                 return self._refuse(pos, "got an unmasked frame" if self._key else "got a masked frame")
-            if kind >= _CONTROL:
+            if kind >= CONTROL:
                 passed = self._control_frame(buf, pos, end, size)
-                if passed == pos or kind == _CLOSE:
+                if passed == pos or kind == CLOSE:
                     return passed
                 pos = passed
                 continue
-            if size == _LONG:
+            if size == LONG:
                 size = self._long_size(buf, pos, end)
                 if not size:
                     return pos
             elif end - pos < header:
                 return self._hold(buf, pos, end)
-            if kind == _WHOLE:
+            if kind == WHOLE and size <= self._record:
                 self.messages += 1
-            else:
-                self._fragment(kind)
+            elif not self._admit(pos, kind, size):
+                return pos
             pos += size
         self.skip = pos - end
         return end
 
-    def _fragment(self, kind: int) -> None:
-        self.fragmented = kind != _LAST
+    def _admit(self, pos: int, kind: int, size: int) -> bool:
+        """Take in a data frame of ``size`` bytes that is a fragment, or a record; False if it must not pass."""
+        if kind == WHOLE:
+            self.messages += 1
+            self._grow(size)
+            return True
+        if kind == FIRST:
+            self._fragments = self._sum = 0
+        self._fragments += 1
+        self._sum += self._length(size)
+        self.fragmented = kind != LAST
         if self.fragmented:
             self._others += 1
-            self._kinds = _FRAGMENTED
+            self._kinds = FRAGMENTED
         else:
             self.messages += 1
             self._kinds = self._fresh
+            if self._sum > self._fragmented:
+                self._fragmented = self._sum
+        return True
+
+    def _grow(self, size: int) -> None:
+        """A message in one frame of ``size`` bytes is the largest of its kind so far."""
+        self._record = size
+        self._small = _sizes_to(min(size, self._key + 127), bool(self._key))
+
+    def _length(self, size: int) -> int:
+        """The payload of a frame whose size is ``size`` (RFC 6455 5.2); 0 for no frame."""
+        length = size - self._key - 2
+        if length > 125:
+            length -= 2
+            if length > 65535:
+                length -= 6
+        return max(length, 0)
 
     def _long_size(self, buf: bytes | bytearray | memoryview, pos: int, end: int) -> int:
         """Size of a frame with an extended length, or 0 if it was held or refused (RFC 6455 5.2)."""
@@ -206,28 +262,31 @@ class FrameWalker:
 
     def _control_frame(self, buf: bytes | bytearray | memoryview, pos: int, end: int, size: int) -> int:
         """Judge a control frame; return the position behind it, or ``pos`` if it was held or refused."""
-        if size == _LONG:
+        if size == LONG:
             return self._refuse(pos, f"got a control frame of more than {CONTROL_LIMIT} bytes")
-        closing = buf[pos] == _CLOSE_BYTE
-        length = buf[pos + 1] & 0x7F
-        if closing and length == 1:
+        closing = buf[pos] == CLOSE_BYTE
+        if closing and buf[pos + 1] & 0x7F == 1:
             return self._refuse(pos, "got a Close frame with half a code")
         if end - pos < size:
             return self._hold(buf, pos, end)
         self._others += 1
+        self.control_bytes += size
         if not closing:
             self.control += 1
             return pos + size
-        payload = bytes(buf[pos + size - length : pos + size])
-        if self._key:
-            payload = apply_mask(payload, bytes(buf[pos + 2 : pos + 6]))
         try:
-            self.close = parse_close(payload)
+            self.close = parse_close(self._payload(buf, pos, size))
         except FrameError as error:
             self._others -= 1
             return self._refuse(pos, error.reason, error.code)
         self._end()
         return pos + size
+
+    def _payload(self, buf: bytes | bytearray | memoryview, pos: int, size: int) -> bytes:
+        """The unmasked payload of a control frame that is whole."""
+        head = pos + 2 + self._key
+        payload = bytes(buf[head : pos + size])
+        return apply_mask(payload, bytes(buf[pos + 2 : head])) if self._key else payload
 
     def _hold(self, buf: bytes | bytearray | memoryview, pos: int, end: int) -> int:
         self.held = bytes(buf[pos:end])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from wsrouter.config.files import static_folder
 from wsrouter.config.hosts import route_host
+from wsrouter.config.limits import byte_rate, rate
 from wsrouter.config.options import Kind, Later, Option
 from wsrouter.config.readers import by_value, commas, header_rules, networks, one, one_at, origin_list
 from wsrouter.config.rules import path_rule, redirect, tunnel_match
-from wsrouter.config.scalars import duration, name, or_off, token, yes_no
-from wsrouter.config.values import Accept
+from wsrouter.config.scalars import duration, name, number, or_off, size, token, yes_no
+from wsrouter.config.values import Accept, IdleCounts, OnRate
 
 TUNNEL = Kind(
     "tunnel",
@@ -26,6 +27,55 @@ TUNNEL = Kind(
         Option("idle_timeout", one(or_off(duration)), "Longest time without a byte either way, or `off`.", "1h"),
         Option("allow", networks, "Networks whose clients it serves; absent: all. Others are closed."),
         Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
+    ),
+)
+
+#: What a session's frames are held to; nothing of it looks at the payload of a message.
+_FRAMES = (
+    Option(
+        "max_message",
+        one(or_off(size)),
+        "The largest message, either way, as it is on the wire (compressed, where the two ends agreed on that), or"
+        " `off`. Who sends a larger one gets Close 1009.",
+        "off",
+    ),
+    Option(
+        "max_fragments",
+        one(number(1, 10**9)),
+        "The most fragments of a message; goes with `max_message`. Who sends more gets Close 1008.",
+        "16384",
+    ),
+    Option(
+        "message_rate",
+        one(or_off(rate)),
+        "How many messages a client may send, its pings and pongs included: a rate, or `off`.",
+        "off",
+    ),
+    Option(
+        "byte_rate",
+        one(or_off(byte_rate)),
+        "How many bytes a client may send: a rate of sizes, such as `64k/s` or `10m/m burst=1m`, or `off`.",
+        "off",
+    ),
+    Option(
+        "on_rate",
+        by_value(OnRate),
+        "What becomes of a client that is over `message_rate` or `byte_rate`: `slow` (it is read no faster) or `close`"
+        " (Close 1008).",
+        "slow",
+    ),
+    Option(
+        "ping",
+        one(or_off(duration)),
+        "How long a client may be silent before the router pings it, or `off`.",
+        "off",
+    ),
+    Option("backend_ping", one(or_off(duration)), "The same for the backend.", "off"),
+    Option(
+        "ping_timeout",
+        one(duration),
+        "How long who was pinged may stay silent before it is given up; goes with `ping` or `backend_ping`.",
+        "20s",
     ),
 )
 
@@ -78,21 +128,24 @@ ROUTE = Kind(
         Option(
             "idle_timeout",
             one(or_off(duration)),
-            "Longest time without a frame of either peer (their pings count), or `off`.",
+            "Longest time without a frame of either peer, or `off`. The router's own pings do not count.",
             "1h",
         ),
         Option(
+            "idle_counts",
+            by_value(IdleCounts),
+            "What `idle_timeout` counts: `frames` (the peers' pings and pongs, too) or `data` (messages only).",
+            "frames",
+        ),
             "close_timeout",
             one(duration),
             "How long a close handshake may take; and how long a frame may stand still that a Close waits for.",
             "5s",
         ),
+        *_FRAMES,
         Option("allow", networks, "Networks whose clients it serves; absent: all. Others get 403."),
         Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
         Later("session", "How frames are handled.", ("auto", "relay"), ("message",)),
         Later("dispatch", "What the balancer chooses a backend for.", ("session",)),
-        Later("max_message", "Largest WebSocket message.", ("off",)),
-        Later("message_rate", "Most messages in a time.", ("off",)),
-        Later("ping", "Keep-alive pings of the router.", ("off",)),
     ),
 )

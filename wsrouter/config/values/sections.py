@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wsrouter.config.values.pools import Echo, Pool
-from wsrouter.config.values.words import Accept, ClientAuth, Log, Match, PathKind, Plain
+from wsrouter.config.values.words import Accept, ClientAuth, IdleCounts, Log, Match, OnRate, PathKind, Plain
 
 #: Of addresses that are believed, let in or turned away; a single address is a network of one.
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -159,7 +159,20 @@ class Route:
     set_header: tuple[tuple[str, str], ...] = ()
     strip_prefix: bool = False
     idle_timeout: float | None = 3600.0
+    idle_counts: IdleCounts = IdleCounts.FRAMES
     close_timeout: float = 5.0
+    # What is known of frames by their headers. Sizes are those on the wire.
+    max_message: int | None = None
+    #: Holds with ``max_message`` only.
+    max_fragments: int = 16384
+    #: Of clients: messages, pings and pongs; and bytes.
+    message_rate: Rate | None = None
+    byte_rate: Rate | None = None
+    on_rate: OnRate = OnRate.SLOW
+    #: How long client or backend may be silent before the router pings it, and how long it may take to answer.
+    ping: float | None = None
+    backend_ping: float | None = None
+    ping_timeout: float = 20.0
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
     line: int = 0

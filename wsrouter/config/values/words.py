@@ -89,6 +89,20 @@ class OnDown(enum.Enum):
     CLOSE = "close"
 
 
+class OnRate(enum.Enum):
+    """What becomes of a client that sends more than its rate."""
+
+    SLOW = "slow"
+    CLOSE = "close"
+
+
+class IdleCounts(enum.Enum):
+    """Which frames keep a session from being idle."""
+
+    FRAMES = "frames"
+    DATA = "data"
+
+
 class SameSite(enum.Enum):
     """The SameSite attribute of a cookie (RFC 6265bis 5.5)."""
 

@@ -1,0 +1,140 @@
+"""Keep-alive pings of the router's own on one leg of a relay session, and finding out that its peer is dead.
+
+A deadline looks at the leg a few times within the interval; see ``policy.heartbeat`` for what it makes of that. The
+relay's deadlines are a coarse wheel, so a thousand sessions are looked at with one timer of the reactor.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+
+from wsrouter.config import values
+from wsrouter.layer7.pumps import Pumps
+from wsrouter.policy.heartbeat import STALL, Heartbeat, Verdict
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.leg import Leg
+from wsrouter.relay.loop import Relay
+from wsrouter.relay.policed import PolicyPump
+from wsrouter.relay.pump import FramePump
+from wsrouter.wire.policed import OwnPings
+
+
+class KeepAlive:
+    """Pings the peer whose frames ``heard`` reads and to whom ``into`` writes.
+
+    ``interval`` and ``timeout`` are in seconds; ``mask`` makes the mask of each ping, None towards a client. ``dead``
+    is called once, with the leg that is dead and with how that was found out, unless ``stop`` was called before. It
+    is that of the peer, or that of the one who has not let it be heard for too long.
+    """
+
+    __slots__ = ("_beat", "_dead", "_deadline", "_heard", "_into", "_mask", "_pings", "_relay", "_sent", "_timeout")
+
+    def __init__(
+        self,
+        relay: Relay,
+        heard: PolicyPump,
+        into: PolicyPump,
+        pings: OwnPings,
+        interval: float,
+        timeout: float,
+        mask: Callable[[], bytes] | None,
+        dead: Callable[[Leg, str], None],
+    ) -> None:
+        self._relay = relay
+        self._heard = heard
+        self._into = into
+        self._pings = pings
+        self._timeout = timeout
+        self._mask = mask
+        self._dead = dead
+        #: When the last ping went out; None if it had to wait for the end of a frame.
+        self._sent: float | None = None
+        self._beat = Heartbeat(interval, timeout, relay.seconds(), heard.bytes)
+        self._deadline: Deadline | None = None
+
+    @property
+    def rtt(self) -> float | None:
+        """The round-trip time of the last ping that was answered, in seconds."""
+        return self._beat.rtt
+
+    def start(self) -> None:
+        """Watch over the peer from now on."""
+        self._deadline = self._relay.deadlines.after(self._beat.wait(self._relay.seconds()), self._look)
+
+    def stop(self) -> None:
+        """Ping no more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def dissolve(self) -> None:
+        """The session has ended: let go of it, so that no cycle is left to collect; the figures stay."""
+        self.stop()
+        del self._dead, self._heard, self._into
+
+    def answered(self) -> None:
+        """An answer to a ping was taken out of what the peer sends."""
+        now = self._relay.seconds()
+        latest = self._pings.answered == self._pings.sent
+        self._beat.answered(now, now - self._sent if latest and self._sent is not None else None)
+
+    def _look(self) -> None:
+        heard = self._heard
+        now = self._relay.seconds()
+        sink = heard.sink
+        stuck = heard.paused and sink is not None and sink.pending is not None
+        verdict = self._beat.look(now, heard.bytes, heard.paused, stuck)
+        if verdict is Verdict.STALLED:
+            assert sink is not None
+            self._found_dead(sink, f"has taken nothing for {STALL * self._timeout:g} s")
+        elif verdict is Verdict.LATE and self._is_dead():
+            self._found_dead(heard.source, f"did not answer a ping within {self._timeout:g} s")
+        else:
+            if verdict is Verdict.PING:
+                self._ping(now)
+            self._deadline = self._relay.deadlines.after(self._beat.wait(now), self._look)
+
+    def _ping(self, now: float) -> None:
+        into = self._into
+        put_in = into.at_boundary
+        given, outstanding = into.passed, self._outstanding()
+        self._sent = now if put_in else None
+        into.put_in(self._pings.make(None if self._mask is None else self._mask()))
+        self._beat.pinged(now, given, outstanding, put_in=put_in)
+
+    def _is_dead(self) -> bool:
+        into = self._into
+        if self._beat.excuse(into.passed, self._outstanding(), put_in=not into.is_inserting):
+            return False
+        # Where the router itself was held up, the answer may lie there still: this turn will read it.
+        return not self._heard.source.unread()
+
+    def _outstanding(self) -> int:
+        leg = self._heard.source
+        return leg.outstanding() + len(leg.pending or b"")
+
+    def _found_dead(self, leg: Leg, how: str) -> None:
+        self._deadline = None
+        self._dead(leg, how)
+
+
+_NOBODY: Mapping[FramePump, KeepAlive] = {}
+
+
+def keepers_for(
+    route: values.Route, relay: Relay, pumps: Pumps, dead: Callable[[Leg, str], None]
+) -> Mapping[FramePump, KeepAlive]:
+    """What pings the peers of a session, by the pump that hears them; see ``KeepAlive`` for ``dead``."""
+    up, down = pumps.up, pumps.down
+    if not isinstance(up, PolicyPump) or not isinstance(down, PolicyPump):
+        return _NOBODY
+    keepers: dict[FramePump, KeepAlive] = {}
+    timeout = route.ping_timeout
+    if pumps.client_pings is not None and route.ping is not None:
+        keepers[up] = KeepAlive(relay, up, down, pumps.client_pings, route.ping, timeout, None, dead)
+    if pumps.backend_pings is not None and route.backend_ping is not None:
+        mask = functools.partial(os.urandom, 4)
+        keepers[down] = KeepAlive(relay, down, up, pumps.backend_pings, route.backend_ping, timeout, mask, dead)
+    return keepers
