@@ -137,6 +137,7 @@ ROUTE = Kind(
             "What `idle_timeout` counts: `frames` (the peers' pings and pongs, too) or `data` (messages only).",
             "frames",
         ),
+        Option(
             "close_timeout",
             one(duration),
             "How long a close handshake may take; and how long a frame may stand still that a Close waits for.",
