@@ -17,17 +17,18 @@ endef
 export BRANCH_GATE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test scenarios soak lint check bench dist clean python
+.PHONY: help run test scenarios soak conformance lint check bench dist clean python
 
 help:
-	@echo "make run        make $(VENV) and run the router with $(CONFIG) (CONFIG=... for another)"
-	@echo "make test       make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
-	@echo "make scenarios  the tests that kill, stop and restart backends, at full size: 500 sessions, minutes"
-	@echo "make soak       100 reloads under load, a third of them broken"
-	@echo "make check      lint, types, import contracts, tests with coverage"
-	@echo "make bench      measure (see bench/)"
-	@echo "make dist       wheel and source archive in dist/"
-	@echo "make clean      remove what these have made"
+	@echo "make run          make $(VENV) and run the router with $(CONFIG) (CONFIG=... for another)"
+	@echo "make test         make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
+	@echo "make scenarios    the tests that kill, stop and restart backends, at full size: 500 sessions, minutes"
+	@echo "make conformance  all of the Autobahn test suite through the router, both ways (see conformance/)"
+	@echo "make soak         100 reloads under load, a third of them broken"
+	@echo "make check        lint, types, import contracts, tests with coverage"
+	@echo "make bench        measure (see bench/)"
+	@echo "make dist         wheel and source archive in dist/"
+	@echo "make clean        remove what these have made"
 
 # Each stamp is remade when pyproject.toml changes; pip then installs only what is missing.
 $(VENV)/.run: pyproject.toml | python
@@ -52,6 +53,9 @@ test: $(VENV)/.dev
 scenarios: $(VENV)/.dev
 	SCENARIOS=full $(BIN)/python -m pytest tests/scenarios $(PYTEST_ARGS)
 
+conformance: $(VENV)/.dev
+	$(BIN)/python -m conformance $(CONFORMANCE_ARGS)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -75,6 +79,6 @@ dist: $(VENV)/.dev
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist .coverage htmlcov .mypy_cache .ruff_cache .hypothesis .import_linter_cache .pytest_cache
+	rm -rf $(VENV) build dist conformance/build .coverage htmlcov .mypy_cache .ruff_cache .hypothesis .import_linter_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache

@@ -1,0 +1,122 @@
+"""The command: which runs, which cases, how many runs at once; what came of it. ``python -m conformance --help``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from conformance import summary, verdicts
+from conformance.kinds import KINDS
+from conformance.python2 import Unavailable
+from conformance.runs import Outcome, Role, Run, play
+from conformance.suite import Suite, prepare
+
+RESULTS = Path(__file__).parent / "results"
+#: All that is quick: the protocol itself, and of the two long groups about compression one case each.
+QUICK = (*map(str, range(1, 11)), "12.1.1", "13.1.1")
+_SCHEMES = ("ws", "wss")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when every case of every run passed, 1 when not, 2 when the suite cannot be had, 130 on Ctrl-C."""
+    options = _options(argv)
+    try:
+        suite = prepare(_say)
+    except Unavailable as error:
+        _say(str(error))
+        return 2
+    chosen = list(suite.cases)
+    if options.cases:
+        chosen = verdicts.select(chosen, options.cases)
+        if not chosen:
+            _say(f"no such cases: {', '.join(options.cases)}")
+            return 2
+    runs = [
+        Run(kind, scheme, role)
+        for kind in KINDS
+        for scheme in _SCHEMES
+        for role in Role
+        if kind.name in options.kinds and scheme in options.over and role.value.split()[1] in options.suite
+    ]
+    # What an earlier call left is not of this one.
+    shutil.rmtree(options.results, ignore_errors=True)
+    _say(f"{len(runs)} runs of up to {len(chosen)} cases, {options.jobs} at a time; reports in {options.results}")
+    try:
+        outcomes = asyncio.run(_play_all(runs, suite, chosen, options.results, options.jobs))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    table = summary.table(outcomes)
+    (options.results / "summary.md").write_text(summary.as_markdown(table, outcomes))
+    (options.results / "summary.json").write_text(summary.as_json(outcomes))
+    print(f"\n{summary.as_text(table, outcomes)}\n\nReports and logs: {options.results}")
+    return int(any(one.judgement.faults for one in outcomes))
+
+
+async def _play_all(
+    runs: Sequence[Run], suite: Suite, chosen: Sequence[str], results: Path, jobs: int
+) -> list[Outcome]:
+    places = asyncio.Semaphore(jobs)
+
+    async def one(run: Run) -> Outcome:
+        async with places:
+            outcome = await play(run, suite, chosen, results / run.name, _progress(run, run.cases(chosen)))
+        _say(f"{run.name}: {summary.in_words(outcome)}")
+        return outcome
+
+    return list(await asyncio.gather(*map(one, runs)))
+
+
+def _progress(run: Run, cases: Sequence[str]) -> Callable[[str], None]:
+    """Says so when a part of a group of cases begins."""
+    part = ""
+
+    def began(case: str) -> None:
+        nonlocal part
+        group, subgroup, *_ = case.split(".")
+        # Where a subgroup is long it is news; in the quick groups only the group is.
+        now = f"{group}.{subgroup}" if group in ("12", "13") else group
+        if now != part and case in cases:
+            part = now
+            _say(f"{run.name}: {now}.* ({cases.index(case)} of {len(cases)} done)")
+
+    return began
+
+
+def _say(text: str) -> None:
+    print(f"conformance: {text}", file=sys.stderr, flush=True)
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance", description="The Autobahn test suite, through the router, both ways"
+    )
+    add = parser.add_argument
+    add("--kinds", type=_names([one.name for one in KINDS]), default=[one.name for one in KINDS], help="by comma")
+    add("--over", type=_names(list(_SCHEMES)), default=list(_SCHEMES), help="ws, wss")
+    add("--suite", type=_names(["client", "server"]), default=["client", "server"], help="what the suite is")
+    add("--cases", type=lambda text: text.split(","), help="groups or cases, by comma: 9,12.1,13.2.4")
+    add("--quick", dest="cases", action="store_const", const=QUICK, help="groups 1 to 10, one case of 12 and of 13")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (one for each CPU)")
+    add("--results", type=Path, default=RESULTS, help="folder of the reports; what it holds is replaced")
+    return parser.parse_args(argv)
+
+
+def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
+    def split(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",")]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)} (known: {', '.join(known)})")
+        return names
+
+    return split
+
+
+if __name__ == "__main__":
+    sys.exit(main())
