@@ -378,16 +378,13 @@ def test_the_second_section_of_a_name_is_read_for_its_faults() -> None:
 
 ACCEPTED = [
     ("router", "workers = 1"),
-    ("route", "session = auto"),
-    ("route", "session = relay"),
     ("route", "dispatch = session"),
-    ("route", "max_message = off"),
     ("route", "message_rate = off"),
     ("route", "ping = off"),
 ]
 REFUSED = [
     ("router", "workers = auto"),
-    *(("route", text) for text in ("session = message", "dispatch = message", "max_message = 1m", "ping = 25s")),
+    *(("route", text) for text in ("dispatch = message", "ping = 25s")),
     ("route", "message_rate = 50/s"),
 ]
 SECTIONS = {

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
 from wsrouter.layer7.certificates import CertificateStore
+from wsrouter.layer7.message_rules import MessageRules
 from wsrouter.layer7.request import Handler
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
@@ -136,6 +137,8 @@ class Site:
     rules: Mapping[str, HeaderRules]
     #: For each route that answers plain requests: what makes the handler of one.
     handlers: Mapping[str, Callable[[Request], Handler]]
+    #: For each route with message sessions.
+    messages: Mapping[str, MessageRules] = field(default_factory=dict)
     log_query: bool = False
     #: Where a balancer in front asks whether it may send clients here; None: nowhere.
     drain_path: str | None = None

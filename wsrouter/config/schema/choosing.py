@@ -5,10 +5,11 @@ from __future__ import annotations
 from wsrouter.config.files import static_folder
 from wsrouter.config.hosts import route_host
 from wsrouter.config.options import Kind, Later, Option
-from wsrouter.config.readers import by_value, commas, header_rules, networks, one, one_at, origin_list
+from wsrouter.config.readers import by_value, commas, header_rules, lines, networks, one, one_at, origin_list
 from wsrouter.config.rules import path_rule, redirect, tunnel_match
-from wsrouter.config.scalars import duration, name, or_off, token, yes_no
-from wsrouter.config.values import Accept
+from wsrouter.config.scalars import duration, name, or_off, size, token, yes_no
+from wsrouter.config.session_rules import filter_rule
+from wsrouter.config.values import Accept, Compression, Session
 
 TUNNEL = Kind(
     "tunnel",
@@ -26,6 +27,34 @@ TUNNEL = Kind(
         Option("idle_timeout", one(or_off(duration)), "Longest time without a byte either way, or `off`.", "1h"),
         Option("allow", networks, "Networks whose clients it serves; absent: all. Others are closed."),
         Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
+    ),
+)
+
+_MESSAGES = (
+    Option(
+        "session",
+        by_value(Session),
+        "How frames pass: `relay` (as they come), `message` (as whole messages that filters see) or `auto` (`message`"
+        " only where an option needs it).",
+        "auto",
+    ),
+    Option(
+        "filter",
+        lines(lambda text, _: filter_rule(text)),
+        "What sees each message, one per line, in order: `deny-words FILE`, `max-length N`, `json-schema FILE` or a"
+        " plugin's name, with its words. Needs message sessions.",
+    ),
+    Option(
+        "compression",
+        by_value(Compression),
+        "Of message sessions: permessage-deflate with the `client`, with `both` sides, or `off`. Relay sessions leave"
+        " it to the two ends.",
+        "off",
+    ),
+    Option(
+        "max_message",
+        one(or_off(size)),
+        "Largest WebSocket message, uncompressed, or `off`; absent: 1m for message sessions, `off` for relay sessions.",
     ),
 )
 
@@ -84,9 +113,8 @@ ROUTE = Kind(
         Option("close_timeout", one(duration), "How long a close handshake may take.", "5s"),
         Option("allow", networks, "Networks whose clients it serves; absent: all. Others get 403."),
         Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
-        Later("session", "How frames are handled.", ("auto", "relay"), ("message",)),
+        *_MESSAGES,
         Later("dispatch", "What the balancer chooses a backend for.", ("session",)),
-        Later("max_message", "Largest WebSocket message.", ("off",)),
         Later("message_rate", "Most messages in a time.", ("off",)),
         Later("ping", "Keep-alive pings of the router.", ("off",)),
     ),

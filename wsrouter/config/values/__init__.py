@@ -12,6 +12,7 @@ from wsrouter.config.values.sections import (
     TEMPLATE_FIELDS,
     Certificate,
     Config,
+    FilterRule,
     Listener,
     Network,
     PathRule,
@@ -26,6 +27,7 @@ from wsrouter.config.values.words import (
     Balance,
     CheckKind,
     ClientAuth,
+    Compression,
     KeySource,
     Log,
     Match,
@@ -34,6 +36,7 @@ from wsrouter.config.values.words import (
     Plain,
     SameSite,
     SendProxy,
+    Session,
 )
 
 __all__ = [
@@ -47,8 +50,10 @@ __all__ = [
     "Check",
     "CheckKind",
     "ClientAuth",
+    "Compression",
     "Config",
     "Echo",
+    "FilterRule",
     "KeySource",
     "Listener",
     "Log",
@@ -65,6 +70,7 @@ __all__ = [
     "Router",
     "SameSite",
     "SendProxy",
+    "Session",
     "Sticky",
     "Tunnel",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wsrouter.config.values.pools import Echo, Pool
-from wsrouter.config.values.words import Accept, ClientAuth, Log, Match, PathKind, Plain
+from wsrouter.config.values.words import Accept, ClientAuth, Compression, Log, Match, PathKind, Plain, Session
 
 #: Of addresses that are believed, let in or turned away; a single address is a network of one.
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -140,6 +140,14 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterRule:
+    """One line of ``filter``: the filter's name, and the words behind it."""
+
+    name: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """``[route NAME]``: a layer-7 rule. Exactly one of ``pool``, ``static`` and ``redirect`` is set."""
 
@@ -162,6 +170,13 @@ class Route:
     close_timeout: float = 5.0
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
+    #: RELAY or MESSAGE: what AUTO comes to is known when the file has been read.
+    session: Session = Session.RELAY
+    #: In the order in which they see a message.
+    filters: tuple[FilterRule, ...] = ()
+    compression: Compression = Compression.OFF
+    #: The largest message, uncompressed; never None for message sessions.
+    max_message: int | None = None
     line: int = 0
 
 
