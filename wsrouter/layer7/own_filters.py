@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zope.interface import implementer
 
-from wsrouter.config.faults import BadValue, misspelt, quoted
+from wsrouter.config.faults import BadValue, misspelt
 from wsrouter.config.keywords import keywords
 from wsrouter.config.scalars import number
 from wsrouter.config.values import FilterRule
@@ -45,7 +45,7 @@ def make_filters(
         if IMessageFilter.providedBy(one):
             made.append((rule.name, one))
         else:
-            faults.append(f"{rule.name}: its plugin made {quoted(repr(one))}, which does not provide IMessageFilter")
+            faults.append(f"{rule.name}: its plugin made a {type(one).__name__}, which provides no IMessageFilter")
     return made, faults
 
 

@@ -79,40 +79,50 @@ def factories(reactor: Any, limit: int) -> tuple[Any, Any]:
 
     Each has ``options``, which a side takes over whole.
     """
-    # Deflating may make a message longer, and the room is checked on the wire's length as well. The sides hold to
-    # the limit itself.
-    room = limit + limit // 8 + 64
     server = WebSocketServerFactory(reactor=reactor, server="")
-    server.setProtocolOptions(
-        versions=[13],
-        webStatus=False,
-        requireMaskedClientFrames=True,
-        maskServerFrames=False,
-        perMessageCompressionAccept=_refuse,
-        serveFlashSocketPolicy=False,
-        allowedOrigins=["*"],
-        allowNullOrigin=True,
-        maxConnections=0,
-        trustXForwardedFor=0,
-        **_common_options(room),
-    )
+    server.setProtocolOptions(**server_options(limit))
     server.options = {name: getattr(server, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}
     client = WebSocketClientFactory(reactor=reactor)
-    client.setProtocolOptions(
-        version=18,
-        acceptMaskedServerFrames=False,
-        maskClientFrames=True,
-        serverConnectionDropTimeout=0,
-        perMessageCompressionOffers=[],
-        perMessageCompressionAccept=PerMessageDeflateResponseAccept,
-        **_common_options(room),
-    )
+    client.setProtocolOptions(**client_options(limit))
     client.options = {name: getattr(client, name) for name in WebSocketClientProtocol.CONFIG_ATTRS}
     return server, client
 
 
-def _common_options(room: int) -> dict[str, Any]:
-    """Every option: none is left to a default, and no timer is Autobahn's."""
+def server_options(limit: int) -> dict[str, Any]:
+    """Every option of Autobahn's server: none is left to a default."""
+    return {
+        "versions": [13],
+        "webStatus": False,
+        "requireMaskedClientFrames": True,
+        "maskServerFrames": False,
+        "perMessageCompressionAccept": _refuse,
+        "serveFlashSocketPolicy": False,
+        "flashSocketPolicy": "",
+        "allowedOrigins": ["*"],
+        "allowNullOrigin": True,
+        "maxConnections": 0,
+        "trustXForwardedFor": 0,
+        **_common_options(limit),
+    }
+
+
+def client_options(limit: int) -> dict[str, Any]:
+    """Every option of Autobahn's client."""
+    return {
+        "version": 18,
+        "acceptMaskedServerFrames": False,
+        "maskClientFrames": True,
+        "serverConnectionDropTimeout": 0,
+        "perMessageCompressionOffers": [],
+        "perMessageCompressionAccept": PerMessageDeflateResponseAccept,
+        **_common_options(limit),
+    }
+
+
+def _common_options(limit: int) -> dict[str, Any]:
+    # Deflating may make a message longer, and Autobahn compares what is on the wire as well. The sides hold to the
+    # limit itself.
+    room = limit + limit // 8 + 64
     return {
         "utf8validateIncoming": True,
         "applyMask": True,
@@ -121,6 +131,7 @@ def _common_options(room: int) -> dict[str, Any]:
         "autoFragmentSize": 0,
         "failByDrop": False,
         "echoCloseCodeReason": True,
+        # Time limits are the session's own.
         "openHandshakeTimeout": 0,
         "closeHandshakeTimeout": 0,
         "tcpNoDelay": True,

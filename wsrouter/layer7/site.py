@@ -137,8 +137,6 @@ class Site:
     rules: Mapping[str, HeaderRules]
     #: For each route that answers plain requests: what makes the handler of one.
     handlers: Mapping[str, Callable[[Request], Handler]]
-    #: For each route with message sessions.
-    messages: Mapping[str, MessageRules] = field(default_factory=dict)
     log_query: bool = False
     #: Where a balancer in front asks whether it may send clients here; None: nowhere.
     drain_path: str | None = None
@@ -148,6 +146,8 @@ class Site:
     draining: bool = False
     #: Client connections that are at HTTP, live sessions excepted.
     fronts: set[Drainable] = field(default_factory=set)
+    #: For each route with message sessions.
+    messages: Mapping[str, MessageRules] = field(default_factory=dict)
 
     def refuse(
         self,
