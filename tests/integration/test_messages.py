@@ -9,9 +9,11 @@ import asyncio
 import gc
 import hashlib
 import os
+import random
 import ssl
 import threading
 import weakref
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
@@ -22,6 +24,7 @@ from wsrouter.live.registry import Who
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 MEGABYTE = 1 << 20
+DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -265,7 +268,7 @@ def test_a_101_that_grants_an_extension_which_the_router_did_not_offer_is_refuse
         configured(backend(lambda peer: peer.answer([("Sec-WebSocket-Extensions", "permessage-deflate")])).address)
     )
     client = connect(running.port())
-    client.request(headers=[("Sec-WebSocket-Extensions", "permessage-deflate")])
+    client.request(headers=DEFLATE)
     assert client.recv_head().startswith(b"HTTP/1.1 502 ")
 
 
@@ -613,6 +616,74 @@ def test_an_exception_within_one_session_ends_that_one_and_the_router_serves_on(
     assert len(logged_failures.flush(Injected)) == 1
     client_2.send(frame(TEXT, b"still here"))
     assert peer_2.recv_frame().payload == b"still here"
+
+
+def test_a_failure_in_a_turn_of_its_own_ends_the_session_too(start, frame, logged_failures) -> None:
+    running, client, peer = start()
+    running.until(lambda: running.opened)
+    side = running.opened[0]._client
+    steps = iter(range(300))
+    take = side.processData
+
+    def fail_later() -> bool:
+        if next(steps) == 280:
+            raise Injected
+        return take()
+
+    running.call(setattr, side, "processData", fail_later)
+    client.send(frame(BINARY) * 1000)
+    while (found := peer.recv_frame()).opcode != CLOSE:
+        pass
+    assert found.code == 1001
+    ended(running, client, peer)
+    assert len(logged_failures.flush(Injected)) == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_two_peers_do_their_session_ends_and_leaves_nothing(start, frame, seed) -> None:
+    rng = random.Random(seed)
+    running, *peers = start("compression = both", headers=DEFLATE, answer=DEFLATE)
+    running.until(lambda: running.opened)
+    deflated = zlib.compress(b"hello" * 500, wbits=-15)
+    open_ends = [0, 1]
+    for _ in range(rng.randrange(1, 15)):
+        at = rng.choice(open_ends)
+        mask = at == 0
+        what = rng.choice(
+            [
+                frame(TEXT, b"hello" * rng.randrange(500), mask=mask),
+                frame(TEXT, b"half", fin=False, mask=mask),
+                frame(0, b"rest", mask=mask),
+                frame(TEXT, deflated, rsv=4, mask=mask),
+                frame(PING, b"p", mask=mask) * rng.randrange(1, 400),
+                frame(BINARY, b"", mask=mask) * rng.randrange(1, 400),
+                frame(CLOSE, b"\x03\xe8", mask=mask),
+                frame(TEXT, b"\xff", mask=mask),
+                frame(BINARY, os.urandom(3000), mask=mask)[: rng.randrange(3000)],
+                os.urandom(50),
+                "finish",
+                "end",
+                "settle",
+            ]
+        )
+        try:
+            if what == "settle":
+                running.settle()
+            elif what == "end":
+                running.call(running.opened[0].end, 1001, "drained")
+            elif what == "finish":
+                peers[at].finish()
+                open_ends.remove(at)
+            else:
+                peers[at].send(what)
+        except OSError:
+            break
+        if not open_ends:
+            break
+    for peer in rng.sample(peers, 2):
+        (peer.reset if rng.random() < 0.5 else peer.close)()
+    _, end = ended(running)
+    assert end.reason is not None
 
 
 # Real clients.

@@ -1,7 +1,8 @@
 """Filters: what sees each message of a message session, and may change or refuse it.
 
-The router's own are made here; others are plugins of Twisted's kind: a module in a folder ``twisted/plugins`` on
-Python's path, with an object that provides ``IFilterMaker``. ``docs/filters.md`` has an example.
+This is what a filter is written against. The router's own are in ``own_filters``; others are plugins of Twisted's
+kind: a module in a folder ``twisted/plugins`` on Python's path, with an object that provides ``IFilterMaker``.
+``docs/filters.md`` has an example.
 """
 
 from __future__ import annotations
@@ -26,13 +27,11 @@ __all__ = [
     "Decision",
     "Direction",
     "Drop",
-    "Filters",
     "IFilterMaker",
     "IMessageFilter",
     "Message",
     "Pass",
     "Replace",
-    "find_makers",
 ]
 
 _log = Logger()

@@ -220,7 +220,10 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
             self._fail(violation)
 
     def _take_turn(self) -> None:
-        self.go_on(TURN)
+        try:
+            self.go_on(TURN)
+        except Exception:
+            self.leg.relay.fail(self.leg)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write frames to the leg; what Autobahn says in its handshake is for ``begin``."""
