@@ -24,14 +24,17 @@ from wsrouter.backends.tls import PoolTls
 from wsrouter.config import values
 from wsrouter.config.differences import same
 from wsrouter.config.memory import FileMemory
-from wsrouter.config.values import Accept, Config, Echo
+from wsrouter.config.values import Accept, Config, Echo, Session
 from wsrouter.demo.backends import EchoService
 from wsrouter.demo.certificates import DemoCertificates
 from wsrouter.errors import ConfigError
 from wsrouter.layer4.tunnel import Layer4
 from wsrouter.layer7.certificates import CertificateStore
+from wsrouter.layer7.message_rules import MessageRules
+from wsrouter.layer7.own_filters import make_filters
 from wsrouter.layer7.plain import Maker, maker_for
 from wsrouter.layer7.proxy import HttpProxy
+from wsrouter.layer7.sides import IS_FAST
 from wsrouter.layer7.site import HeaderRules, Site
 from wsrouter.listener.listener import Listener
 from wsrouter.live.idle import IdleSweeper
@@ -62,6 +65,7 @@ class Drawing:
     routes: RouteTable
     rules: Mapping[str, HeaderRules]
     handlers: Mapping[str, Maker]
+    messages: Mapping[str, MessageRules]
     demo: DemoCertificates | None
     #: What can be served but is hardly meant, one line each.
     warnings: Sequence[str]
@@ -105,6 +109,7 @@ class Assembly:
             demo = self._demo_certificates(config)
             pools, pool_tls = self._draw_pools(config, faults)
             stores = _draw_stores(config, demo, faults, warnings)
+            messages = self._draw_messages(config, faults, warnings)
             self._keep_stores(config, stores)
         if faults:
             self._forget(demo)
@@ -123,6 +128,7 @@ class Assembly:
             routes=RouteTable(routes),
             rules=rules,
             handlers={route.name: maker_for(route, rules[route.name], pools, proxies) for route in plain},
+            messages=messages,
             demo=demo,
             warnings=warnings,
         )
@@ -149,6 +155,17 @@ class Assembly:
             except ConfigError as error:
                 faults += [f"[pool {pool.name}] {fault}" for fault in error.faults]
         return pools, tls
+
+    def _draw_messages(self, config: Config, faults: list[str], warnings: list[str]) -> dict[str, MessageRules]:
+        messages: dict[str, MessageRules] = {}
+        for route in config.routes:
+            if route.session is Session.MESSAGE:
+                filters, found = make_filters(route.filters, config.file.parent, self.relay.seconds)
+                faults += [f"[route {route.name}] filter: {fault}" for fault in found]
+                messages[route.name] = MessageRules.of(route, filters, self.reactor)
+        if messages and not IS_FAST:
+            warnings.append("message sessions are slow here: this build of autobahn lacks its native code")
+        return messages
 
     def _keep_stores(self, config: Config, stores: dict[str, CertificateStore | None]) -> None:
         """Keep the stores whose files say what they said: the TLS sessions of clients can be resumed then."""
@@ -215,6 +232,7 @@ class Assembly:
         self.discovery.reconfigure(backends_of(config))
         site = self.site
         site.routes, site.rules, site.handlers = drawing.routes, drawing.rules, drawing.handlers
+        site.messages = drawing.messages
         site.log_query, site.drain_path = config.router.log_query, config.router.drain_path
         for wanted, listener in ports.taken:
             listener.reconfigure(wanted, drawing.stores[wanted.name], drawing.tunnels)

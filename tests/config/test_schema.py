@@ -20,6 +20,7 @@ from wsrouter.config.values import (
     Pool,
     Route,
     Router,
+    Session,
     Tunnel,
 )
 
@@ -42,6 +43,7 @@ ELSEWHERE: dict[str, object] = {
     "check_rise": Check(CheckKind.HTTP).rise,
     "check_fall": Check(CheckKind.HTTP).fall,
     "check_tls": "pool",
+    "session": Session.AUTO,
 }
 
 
@@ -83,7 +85,7 @@ def test_a_default_of_the_table_is_the_default_of_the_values(kind: str, row: Opt
 
 def test_every_value_can_be_written() -> None:
     #: Parts of other options, and what no option holds.
-    inside = {"name", "line", "sni", "alpn", "listeners", "key"}
+    inside = {"name", "line", "sni", "alpn", "listeners", "filters", "key"}
     for kind, value in DEFAULTS.items():
         (rows,) = [k.options for k in KINDS if k.kind == kind]
         fields = {field.name for field in dataclasses.fields(value)}

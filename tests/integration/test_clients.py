@@ -520,6 +520,41 @@ def test_a_page_may_open_what_its_route_allows_and_sees_other_refusals(shipped, 
     assert chromium.run("fetch('/app.js').then((answer) => answer.text()).then((text) => text.length > 1000)")
 
 
+@pytest.fixture(scope="module")
+def denying(shipped_with, tmp_path_factory):
+    """The shipped router with routes where a word is denied, each named after what is done then."""
+    words = tmp_path_factory.mktemp("words") / "words.txt"
+    words.write_text("idiot\n")
+    routes = "".join(
+        f"[route {action}]\npath = /{action}\npool = app\ncompression = client\n"
+        f"filter = deny-words {words} action={action}\n"
+        for action in ("mask", "drop", "close")
+    )
+    return shipped_with(lambda text: f"{text}\n{routes}")
+
+
+@pytest.mark.browser
+def test_a_denied_word_is_masked_dropped_or_ends_the_session_in_the_browser(denying, chromium) -> None:
+    chromium.visit(f"http://localhost:{denying.port}/")
+    told = chromium.run(
+        """Promise.all(["mask", "drop", "close"].map((action) => new Promise((tell) => {
+            const socket = new WebSocket(`ws://${location.host}/${action}`);
+            const seen = [];
+            socket.onopen = () => { seen.push(socket.extensions); socket.send("you IDIOT"); socket.send("idiotic"); };
+            socket.onmessage = (event) => {
+                seen.push(event.data.replace(/^\\d+: /, ""));
+                if (event.data.endsWith("idiotic")) socket.close(1000);
+            };
+            socket.onclose = (event) => tell([...seen, event.code, event.reason]);
+        })))"""
+    )
+    assert told == [
+        ["permessage-deflate", "you *****", "idiotic", 1000, ""],
+        ["permessage-deflate", "idiotic", 1000, ""],
+        ["permessage-deflate", 1008, "the message holds a denied word"],
+    ]
+
+
 def test_the_shipped_certificates_satisfy_a_client_that_trusts_their_ca(shipped) -> None:
     context = ssl.create_default_context(cafile=shipped.ca)
     context.maximum_version = ssl.TLSVersion.TLSv1_2  # as for every client that reads and writes in two threads

@@ -17,6 +17,7 @@ from wsrouter.wire.forwarding import (
     response_fields,
     said_behind,
     upgrade_head,
+    with_field,
 )
 from wsrouter.wire.head import RequestHead, cut_head, parse_request, parse_response
 from wsrouter.wire.opening import Accepted, Upgrade, check_upgrade
@@ -407,3 +408,7 @@ def test_a_proxy_on_a_unix_socket_has_no_address_to_tell() -> None:
         b"X-Forwarded-Host": b"inner:81",
         b"Forwarded": b'for=unknown;host="inner:81";proto=http',
     }
+
+
+def test_a_field_is_put_at_the_end_of_a_head() -> None:
+    assert with_field(b"HTTP/1.1 101 .\r\nA: b\r\n\r\n", (b"C", b"d")) == b"HTTP/1.1 101 .\r\nA: b\r\nC: d\r\n\r\n"

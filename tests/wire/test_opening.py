@@ -11,7 +11,16 @@ from websockets.uri import parse_uri
 from wsrouter.errors import BackendError, HttpError
 from wsrouter.wire.forwarding import ClientFacts, client_answer, upgrade_head
 from wsrouter.wire.head import RequestHead, cut_head, cut_response, parse_request, parse_response
-from wsrouter.wire.opening import Accepted, Upgrade, accept_for, check_upgrade, verify_answer, wants_websocket
+from wsrouter.wire.opening import (
+    Accepted,
+    Upgrade,
+    accept_for,
+    check_upgrade,
+    granted_to_us,
+    own_answer,
+    verify_answer,
+    wants_websocket,
+)
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -350,3 +359,49 @@ def test_no_list_makes_the_checks_fail_otherwise_than_by_contract(one: bytes, ot
     except BackendError as error:
         statuses.append(error.status)
     assert statuses in ([], [400], [502], [400, 502])
+
+
+# Sessions that the router ends itself
+
+
+@pytest.mark.parametrize(
+    ("offers", "taken"),
+    [
+        ((), None),
+        ((b"permessage-deflate",), b"permessage-deflate"),
+        ((b"Permessage-Deflate ;client_max_window_bits = 8",), b"permessage-deflate"),
+        (
+            (b'permessage-deflate; server_max_window_bits="9" ;client_no_context_takeover',),
+            b"permessage-deflate; server_max_window_bits=9; client_no_context_takeover",
+        ),
+        ((b"permessage-deflate; server_max_window_bits=8", b"permessage-deflate; a"), None),
+        ((b"permessage-deflate; server_max_window_bits=8", b"permessage-deflate"), b"permessage-deflate"),
+        ((b"permessage-deflate; server_max_window_bits",), None),
+        ((b"permessage-deflate; client_max_window_bits=16",), None),
+        ((b"permessage-deflate; client_no_context_takeover=1",), None),
+        ((b"permessage-deflate; client_max_window_bits; client_max_window_bits",), None),
+    ],
+)
+def test_the_router_takes_up_the_first_offer_that_it_can_keep_to(offers, taken) -> None:
+    assert own_answer(offers) == taken
+
+
+@pytest.mark.parametrize(
+    ("granted", "written"),
+    [
+        (None, None),
+        (b"", None),
+        (b"permessage-deflate", b"permessage-deflate"),
+        (b"Permessage-Deflate;server_max_window_bits=8", b"permessage-deflate"),
+        (
+            b"permessage-deflate;server_no_context_takeover ; client_no_context_takeover",
+            b"permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        ),
+    ],
+)
+def test_what_a_backend_grants_to_the_router_is_written_anew(granted, written) -> None:
+    fields = [] if granted is None else [b"Sec-WebSocket-Extensions: " + granted]
+    lines = [b"HTTP/1.1 101 .", b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: " + ACCEPT]
+    response = parse_response(b"\r\n".join([*lines, *fields, b"", b""]))
+    assert verify_answer(response, Upgrade(KEY, (), (DEFLATE,))).deflate is (written is not None)
+    assert granted_to_us(response) == written

@@ -12,13 +12,14 @@ from wsrouter.config.endpoint import Address, bound_address, is_unix
 from wsrouter.config.faults import Faults, nearest, quoted
 from wsrouter.config.options import Section
 from wsrouter.config.pool_checks import check_pool
+from wsrouter.config.session_rules import check_session
 from wsrouter.config.values import Match, PathKind, Plain
 
 _TARGETS = ("pool", "static", "redirect")
 #: Options that speak of a backend or of a session, and mean nothing where there is none.
 _POOL_ONLY = (
     *("subprotocol", "accept", "origins", "set_header", "strip_prefix", "idle_timeout", "close_timeout"),
-    *("session", "dispatch", "idle_counts", "max_message", "max_fragments"),
+    *("session", "filter", "compression", "dispatch", "idle_counts", "max_message", "max_fragments"),
     *("message_rate", "byte_rate", "on_rate", "ping", "backend_ping", "ping_timeout"),
 )
 #: Options of a session that mean nothing while all of these are off.
@@ -95,6 +96,8 @@ def _check_route(section: Section, faults: Faults) -> None:
         for option in _POOL_ONLY:
             if section.given(option):
                 section.fault(faults, option, f"means nothing for a route with '{given[0]}' (it needs a pool)")
+    if section.given("pool"):
+        check_session(section, faults)
     path = section.values.get("path")
     if path is not None and path.kind is not PathKind.PREFIX and section.values.get("strip_prefix"):
         section.fault(faults, "strip_prefix", "only a prefix can be stripped, and this path is none")

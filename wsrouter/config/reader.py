@@ -13,6 +13,7 @@ from wsrouter.config.options import Kind, Section, read_section
 from wsrouter.config.scalars import name as section_name
 from wsrouter.config.scan import RawSection, scan
 from wsrouter.config.schema import KINDS
+from wsrouter.config.session_rules import settle
 from wsrouter.config.values import (
     Accept,
     BackendTls,
@@ -137,7 +138,7 @@ def _route(section: Section) -> Route:
     values = _common(section)
     if "pool" not in values:
         values["accept"] = Accept.HTTP
-    return Route(**values)
+    return Route(**settle(values))
 
 
 def _pool(section: Section) -> Pool:

@@ -6,6 +6,9 @@ front           reads request heads, sends each request on its way
 checks, record  whether a request may go on; what is known of it, for the log
 opening         an opening handshake, to a backend and back
 session         a relayed WebSocket, from the 101 to its end
+message_session a WebSocket that the router ends on both sides, message by message (message_rules)
+side, sides     one side of it, ended by Autobahn
+filters         what sees its messages (own_filters, filter_words, word_filter, json_filter)
 site, plain     what all connections share; what answers plain requests
 exchange        one plain request and its answer (intake, outlet, request, quiet)
 files, ranges   static files

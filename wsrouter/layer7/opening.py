@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from wsrouter.backends.attempt import Attempt
 from wsrouter.errors import BackendError, DialError, HttpError
 from wsrouter.layer7.affinity import affinity_of
+from wsrouter.layer7.message_session import MessageSession
 from wsrouter.layer7.session import RelaySession
 from wsrouter.layer7.site import Request, Site
 from wsrouter.live.registry import Facts, Kind
@@ -31,7 +32,7 @@ from wsrouter.relay.leg import Leg
 from wsrouter.wire.body import ChunkedBody, LengthBody
 from wsrouter.wire.forwarding import client_answer, response_fields, upgrade_head
 from wsrouter.wire.head import ResponseHead, cut_response, parse_response
-from wsrouter.wire.opening import Accepted, Upgrade, verify_answer
+from wsrouter.wire.opening import Accepted, Upgrade, granted_to_us, verify_answer
 
 #: The longest pause within the body of a backend's refusal, in seconds.
 REFUSAL_SILENCE = 60.0
@@ -69,6 +70,9 @@ class Opening(TwistedProtocol, Waiter):
         self._attempt = Attempt(pool, self._connected, self._failed, affinity.key, affinity.preferred, affinity.preface)
         # A reload may take the route away before the backend is reached.
         self._rules = site.rules[route.name]
+        self._messages = messages = site.messages.get(route.name)
+        #: What the backend is asked for; who ends the session offers the extensions.
+        self._asked = upgrade if messages is None else upgrade._replace(extensions=messages.backend_offers)
         #: The backend that was reached; it is counted until it is given back.
         self._member: Member | None = None
         self._leg: Leg | None = None
@@ -116,7 +120,7 @@ class Opening(TwistedProtocol, Waiter):
         path = strip(route, target.path) if route.strip_prefix else target.path
         return upgrade_head(
             request.head,
-            self._upgrade,
+            self._asked,
             target.forward(path),
             request.client(),
             self._rules.fill(request),
@@ -179,7 +183,7 @@ class Opening(TwistedProtocol, Waiter):
 
     def _answered(self, response: ResponseHead, rest: bytes) -> None:
         if response.status == 101:
-            accepted = verify_answer(response, self._upgrade)
+            accepted = verify_answer(response, self._asked)
             self._open(response, accepted, rest)
             return
         if response.status < 300 and response.first(b"upgrade") is not None:
@@ -200,34 +204,44 @@ class Opening(TwistedProtocol, Waiter):
         cookie = self._affinity.cookie(member)
         connection = request.connection
         early = opener.opened()
-        session = RelaySession(
-            site.relay,
-            site.registry,
-            site.sweeper,
-            request.route,
-            pool,
-            member,
-            connection,
-            Facts(
-                kind=Kind.SESSION,
-                client_ip=request.client_ip,
-                client=request.client_label,
-                listener=connection.listener,
-                rule=request.route.name,
-                pool=pool.name,
-                backend=member.label,
-                opened=site.relay.seconds(),
-                host=request.head.host,
-                path=site.path_for_log(request.target),
-                subprotocol=accepted.subprotocol or "",
-                sni=connection.sni or "",
-                tried=self._attempt.story(),
-            ),
-            self._client,
-            leg,
-            deflate=accepted.deflate,
+        facts = Facts(
+            kind=Kind.SESSION,
+            client_ip=request.client_ip,
+            client=request.client_label,
+            listener=connection.listener,
+            rule=request.route.name,
+            pool=pool.name,
+            backend=member.label,
+            opened=site.relay.seconds(),
+            host=request.head.host,
+            path=site.path_for_log(request.target),
+            subprotocol=accepted.subprotocol or "",
+            sni=connection.sni or "",
+            tried=self._attempt.story(),
         )
-        session.run(early, client_answer(response, accepted, cookie), rest)
+        relay, registry, sweeper, route, client = site.relay, site.registry, site.sweeper, request.route, self._client
+        messages = self._messages
+        if messages is None:
+            session = RelaySession(
+                relay,
+                registry,
+                sweeper,
+                route,
+                pool,
+                member,
+                connection,
+                facts,
+                client,
+                leg,
+                deflate=accepted.deflate,
+            )
+            session.run(early, client_answer(response, accepted, cookie), rest)
+        else:
+            answer = client_answer(response, accepted._replace(deflate=False), cookie)
+            offer = messages.taken_offer(self._upgrade.extensions)
+            MessageSession(
+                relay, registry, sweeper, route, pool, member, connection, facts, client, leg, rules=messages
+            ).run(early, answer, rest, offer, granted_to_us(response))
 
     # A refusal of the backend's.
 

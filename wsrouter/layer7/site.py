@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
 from wsrouter.layer7.certificates import CertificateStore
+from wsrouter.layer7.message_rules import MessageRules
 from wsrouter.layer7.request import Handler
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
@@ -145,6 +146,8 @@ class Site:
     draining: bool = False
     #: Client connections that are at HTTP, live sessions excepted.
     fronts: set[Drainable] = field(default_factory=set)
+    #: For each route with message sessions.
+    messages: Mapping[str, MessageRules] = field(default_factory=dict)
 
     def refuse(
         self,

@@ -170,6 +170,11 @@ def client_answer(response: ResponseHead, accepted: Accepted, added: Pair | None
     )
 
 
+def with_field(head: bytes, field: Pair) -> bytes:
+    """A whole head with one more field at its end."""
+    return head[:-2] + b"%b: %b\r\n\r\n" % field
+
+
 def _request_pairs(
     head: RequestHead, client: ClientFacts, set_headers: Sequence[Pair], dropped: frozenset[bytes]
 ) -> list[Pair]:

@@ -130,6 +130,39 @@ def verify_answer(response: ResponseHead, upgrade: Upgrade) -> Accepted:
     )
 
 
+def own_answer(extensions: tuple[bytes, ...]) -> bytes | None:
+    """The first of a client's offers that the router can take up itself, written anew; None if there is none.
+
+    For sessions that the router ends (RFC 7692 7.1). What a client says of its own window is left out: any will do.
+    """
+    for offer in map(_parameters, extensions):
+        if offer is None or offer.get(b"server_max_window_bits") == b"8":  # smaller than zlib's smallest
+            continue
+        own = {name: value for name, value in offer.items() if name != b"client_max_window_bits"}
+        client_bits = offer.get(b"client_max_window_bits")
+        if _well_formed(own) and (client_bits is None or _WINDOW.fullmatch(client_bits)):
+            return _written(own)
+    return None
+
+
+def granted_to_us(response: ResponseHead) -> bytes | None:
+    """The permessage-deflate of a verified 101 that answers the router's own offer, written anew; None without one.
+
+    The window that the backend keeps to is left out: whoever inflates with the largest can read any.
+    """
+    granted = _members(b",".join(response.values.get(b"sec-websocket-extensions", ())))
+    parameters = _parameters(granted[0]) if granted else None
+    if parameters is None:
+        return None
+    return _written({name: value for name, value in parameters.items() if name != b"server_max_window_bits"})
+
+
+def _written(parameters: _Parameters) -> bytes:
+    return b"; ".join(
+        [_DEFLATE, *(name if value is None else name + b"=" + value for name, value in parameters.items())]
+    )
+
+
 def _offered_subprotocols(values: list[bytes]) -> tuple[str, ...]:
     names = _members(b",".join(values))
     if not names or not all(map(_SUBPROTOCOL.fullmatch, names)):

@@ -6,10 +6,11 @@ from wsrouter.config.files import static_folder
 from wsrouter.config.hosts import route_host
 from wsrouter.config.limits import byte_rate, rate
 from wsrouter.config.options import Kind, Later, Option
-from wsrouter.config.readers import by_value, commas, header_rules, networks, one, one_at, origin_list
+from wsrouter.config.readers import by_value, commas, header_rules, lines, networks, one, one_at, origin_list
 from wsrouter.config.rules import path_rule, redirect, tunnel_match
 from wsrouter.config.scalars import duration, name, number, or_off, size, token, yes_no
-from wsrouter.config.values import Accept, IdleCounts, OnRate
+from wsrouter.config.session_rules import filter_rule
+from wsrouter.config.values import Accept, Compression, IdleCounts, OnRate, Session
 
 TUNNEL = Kind(
     "tunnel",
@@ -35,9 +36,9 @@ _FRAMES = (
     Option(
         "max_message",
         one(or_off(size)),
-        "The largest message, either way, as it is on the wire (compressed, where the two ends agreed on that), or"
-        " `off`. Who sends a larger one gets Close 1009.",
-        "off",
+        "The largest message, either way, or `off`. Relay sessions take its size on the wire (compressed, where the two"
+        " ends agreed on that), message sessions the size of what it holds. Who sends a larger one gets Close 1009."
+        " Absent: 1m for message sessions, `off` for relay sessions.",
     ),
     Option(
         "max_fragments",
@@ -76,6 +77,29 @@ _FRAMES = (
         one(duration),
         "How long who was pinged may stay silent before it is given up; goes with `ping` or `backend_ping`.",
         "20s",
+    ),
+)
+
+_MESSAGES = (
+    Option(
+        "session",
+        by_value(Session),
+        "How frames pass: `relay` (as they come), `message` (as whole messages that filters see) or `auto` (`message`"
+        " only where an option needs it).",
+        "auto",
+    ),
+    Option(
+        "filter",
+        lines(lambda text, _: filter_rule(text)),
+        "What sees each message, one per line, in order: `deny-words FILE`, `max-length N`, `json-schema FILE` or a"
+        " plugin's name, with its words. Needs message sessions.",
+    ),
+    Option(
+        "compression",
+        by_value(Compression),
+        "Of message sessions: permessage-deflate with the `client`, with `both` sides, or `off`. Relay sessions leave"
+        " it to the two ends.",
+        "off",
     ),
 )
 
@@ -146,7 +170,7 @@ ROUTE = Kind(
         *_FRAMES,
         Option("allow", networks, "Networks whose clients it serves; absent: all. Others get 403."),
         Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
-        Later("session", "How frames are handled.", ("auto", "relay"), ("message",)),
+        *_MESSAGES,
         Later("dispatch", "What the balancer chooses a backend for.", ("session",)),
     ),
 )

@@ -12,6 +12,7 @@ from wsrouter.config.values.sections import (
     TEMPLATE_FIELDS,
     Certificate,
     Config,
+    FilterRule,
     Listener,
     Network,
     PathRule,
@@ -26,6 +27,7 @@ from wsrouter.config.values.words import (
     Balance,
     CheckKind,
     ClientAuth,
+    Compression,
     IdleCounts,
     KeySource,
     Log,
@@ -36,6 +38,7 @@ from wsrouter.config.values.words import (
     Plain,
     SameSite,
     SendProxy,
+    Session,
 )
 
 __all__ = [
@@ -49,8 +52,10 @@ __all__ = [
     "Check",
     "CheckKind",
     "ClientAuth",
+    "Compression",
     "Config",
     "Echo",
+    "FilterRule",
     "IdleCounts",
     "KeySource",
     "Listener",
@@ -69,6 +74,7 @@ __all__ = [
     "Router",
     "SameSite",
     "SendProxy",
+    "Session",
     "Sticky",
     "Tunnel",
 ]

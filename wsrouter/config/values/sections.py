@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wsrouter.config.values.pools import Echo, Pool
-from wsrouter.config.values.words import Accept, ClientAuth, IdleCounts, Log, Match, OnRate, PathKind, Plain
+from wsrouter.config.values.words import (
+    Accept,
+    ClientAuth,
+    Compression,
+    IdleCounts,
+    Log,
+    Match,
+    OnRate,
+    PathKind,
+    Plain,
+    Session,
+)
 
 #: Of addresses that are believed, let in or turned away; a single address is a network of one.
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -140,6 +151,14 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterRule:
+    """One line of ``filter``: the filter's name, and the words behind it."""
+
+    name: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """``[route NAME]``: a layer-7 rule. Exactly one of ``pool``, ``static`` and ``redirect`` is set."""
 
@@ -161,8 +180,9 @@ class Route:
     idle_timeout: float | None = 3600.0
     idle_counts: IdleCounts = IdleCounts.FRAMES
     close_timeout: float = 5.0
-    # What is known of frames by their headers. Sizes are those on the wire.
+    #: The largest message: on the wire for relay sessions, what it holds for message sessions, where it is never None.
     max_message: int | None = None
+    # What is known of frames by their headers.
     #: Holds with ``max_message`` only.
     max_fragments: int = 16384
     #: Of clients: messages, pings and pongs; and bytes.
@@ -175,6 +195,11 @@ class Route:
     ping_timeout: float = 20.0
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
+    #: RELAY or MESSAGE: what AUTO comes to is known when the file has been read.
+    session: Session = Session.RELAY
+    #: In the order in which they see a message.
+    filters: tuple[FilterRule, ...] = ()
+    compression: Compression = Compression.OFF
     line: int = 0
 
 

@@ -46,6 +46,22 @@ class Accept(enum.Enum):
     BOTH = "both"
 
 
+class Session(enum.Enum):
+    """How the sessions of a route are carried."""
+
+    AUTO = "auto"
+    RELAY = "relay"
+    MESSAGE = "message"
+
+
+class Compression(enum.Enum):
+    """On which legs of a message session permessage-deflate is spoken (RFC 7692)."""
+
+    OFF = "off"
+    CLIENT = "client"
+    BOTH = "both"
+
+
 class Log(enum.Enum):
     """The form of log lines."""
 

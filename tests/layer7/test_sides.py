@@ -1,0 +1,179 @@
+"""What the sides take for granted of Autobahn: an update that changes it fails here, not in a session."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from autobahn.twisted.websocket import (
+    WebSocketClientFactory,
+    WebSocketClientProtocol,
+    WebSocketServerFactory,
+    WebSocketServerProtocol,
+)
+from autobahn.websocket.protocol import WebSocketProtocol
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from wsrouter.errors import FrameError
+from wsrouter.layer7.side import Side
+from wsrouter.layer7.sides import IS_FAST, BackendSide, ClientSide, client_options, factories, server_options
+
+LIMIT = 1000
+#: What sides call of Autobahn's, or put in the place of it.
+TAKEN = (
+    *("processData", "consumeData", "sendData", "sendCloseFrame", "sendMessage", "sendPing", "sendPong"),
+    *("onMessageBegin", "onMessageFrameBegin", "onMessageFrameData", "onMessageFrameEnd", "onMessageEnd"),
+    *("onPing", "onPong", "onCloseFrame"),
+)
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """A client's frame; the mask is zero."""
+    return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+class FakeLeg(StringTransport):
+    """A leg in memory."""
+
+    relay: Any = None
+
+
+class Reports:
+    """A session that notes what its side reports."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def message_came(self, side: Side, payload: bytes, is_binary: bool) -> None:
+        self.heard.append(("message", payload, is_binary))
+
+    def control_came(self, side: Side, is_ping: bool, payload: bytes) -> None:
+        self.heard.append(("ping" if is_ping else "pong", payload))
+
+    def close_came(self, side: Side) -> None:
+        self.heard.append(("close", side.walker.close))
+
+    def failed(self, side: Side, error: FrameError) -> None:
+        side.ignore()
+        self.heard.append(("failed", error.code, error.reason))
+
+    def answer_came(self, side: Side) -> None:
+        self.heard.append(("answer",))
+
+    def fin_came(self, side: Side) -> None:
+        self.heard.append(("fin",))
+
+    def lost(self, side: Side, reason: Failure) -> None:
+        self.heard.append(("lost",))
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def side(clock):
+    """``side(ClientSide, offer=None) -> side, reports``: attached and open."""
+
+    def make(kind: Any, offer: bytes | None = None):
+        reports = Reports()
+        server, client = factories(clock, LIMIT)
+        one = kind(reports, FakeLeg(), LIMIT, server if kind is ClientSide else client)
+        one.makeConnection(one.leg)
+        one.granted = one.open(offer)
+        return one, reports
+
+    return make
+
+
+def test_autobahn_runs_its_native_code() -> None:
+    assert IS_FAST
+
+
+@pytest.mark.parametrize(
+    ("factory", "options"), [(WebSocketServerFactory, server_options), (WebSocketClientFactory, client_options)]
+)
+def test_every_option_is_set_and_none_is_left_to_a_default(factory, options) -> None:
+    known = set(inspect.signature(factory.setProtocolOptions).parameters) - {"self"}
+    assert set(options(LIMIT)) == known
+
+
+@pytest.mark.parametrize("protocol", [WebSocketServerProtocol, WebSocketClientProtocol])
+def test_a_side_has_every_attribute_that_autobahn_would_copy(side, protocol) -> None:
+    one, _ = side(ClientSide if protocol is WebSocketServerProtocol else BackendSide)
+    assert set(protocol.CONFIG_ATTRS) <= set(vars(one))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_sides_call_or_override_is_there(name) -> None:
+    assert callable(getattr(WebSocketProtocol, name))
+    assert callable(WebSocketClientProtocol.startHandshake)
+
+
+@pytest.mark.parametrize("kind", [ClientSide, BackendSide])
+def test_opening_writes_nothing_to_the_peer_and_sets_no_timer(side, clock, kind) -> None:
+    one, reports = side(kind)
+    assert one.leg.value() == b""
+    assert reports.heard == []
+    assert clock.getDelayedCalls() == []
+
+
+def test_the_extension_that_autobahn_grants_is_told(side) -> None:
+    assert side(ClientSide)[0].granted is None
+    assert side(ClientSide, b"permessage-deflate")[0].granted == b"permessage-deflate"
+    one, _ = side(ClientSide, b"permessage-deflate; client_no_context_takeover; server_max_window_bits=9")
+    assert one.granted == b"permessage-deflate; server_max_window_bits=9; client_no_context_takeover"
+
+
+def test_what_autobahn_does_not_open_on_is_an_error(side) -> None:
+    one, _ = side(ClientSide)
+    one.state = one.STATE_CONNECTING
+    with pytest.raises(RuntimeError, match="does not open"):
+        one.begin(b"GET / HTTP/1.1\r\n")
+
+
+def test_a_side_takes_one_frame_at_a_time_and_stops_where_it_is_held(side) -> None:
+    one, reports = side(ClientSide)
+    reports.message_came = lambda side, payload, is_binary: (reports.heard.append(payload), side.hold(1))
+    one.dataReceived(frame(1, b"a") + frame(1, b"b") + frame(8, b"\x03\xe8"))
+    assert reports.heard == [b"a"]
+    assert one.leg.producerState == "paused"
+    one.go_on(1)
+    assert reports.heard == [b"a", b"b"]
+    one.go_on(1)
+    assert reports.heard == [b"a", b"b", ("close", (1000, ""))]
+    assert one.leg.producerState == "producing"
+
+
+def test_a_violation_is_told_behind_what_came_before_it_also_when_that_was_held_up(side) -> None:
+    one, reports = side(ClientSide)
+    one.hold(1)
+    one.dataReceived(frame(1, b"a") + frame(3, b"b"))
+    assert reports.heard == []
+    one.go_on(1)
+    assert reports.heard == [("message", b"a", False), ("failed", 1002, "got reserved opcode 3")]
+    one.dataReceived(frame(1, b"too late"))
+    assert reports.heard[2:] == [("answer",)]
+
+
+def test_autobahn_says_what_it_cannot_read_through_sendCloseFrame(side) -> None:
+    one, reports = side(ClientSide)
+    one.dataReceived(frame(1, b"\xff"))
+    ((what, code, reason),) = reports.heard
+    assert (what, code) == ("failed", 1007)
+    assert "UTF-8" in reason
+    assert one.leg.value() == b""
+
+
+def test_a_lost_side_holds_itself_in_no_cycle_and_is_silent_when_dissolved(side) -> None:
+    one, reports = side(ClientSide)
+    one.dissolve()
+    one.readConnectionLost()
+    one.connectionLost(Failure(ConnectionDone()))
+    assert reports.heard == []
+    assert not hasattr(one, "is_closed")

@@ -1,0 +1,359 @@
+"""A message session: an upgraded WebSocket that the router ends on both legs, because something must see its messages.
+
+The legs are two WebSockets of their own, each ended by Autobahn (``sides``). A message that came whole, and that the
+filters let pass, goes out on the other side in one frame. Pings, pongs and Close frames are handed on too: whoever
+asks gets the other end's answer, not the router's.
+
+The ends are those of a relay session (``session``), and so are their codes. They are simpler here: what goes out are
+whole frames, so a Close always fits, and a message that stays unfinished is not passed on at all.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wsrouter.backends.pool import BackendPool
+from wsrouter.config import values
+from wsrouter.errors import FrameError
+from wsrouter.layer7.filters import Broken, Message, Refused, Verdict
+from wsrouter.layer7.message_rules import MessageRules
+from wsrouter.layer7.side import JUDGED, Side
+from wsrouter.layer7.sides import BackendSide, ClientSide
+from wsrouter.live.connection import Connection
+from wsrouter.live.idle import IdleSweeper
+from wsrouter.live.registry import Counts, End, Facts, Registry, Who
+from wsrouter.policy.filtering import Direction, Drop
+from wsrouter.policy.members import Member
+from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.leg import Leg
+from wsrouter.relay.loop import Relay
+from wsrouter.relay.tls import reason_of
+from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL
+from wsrouter.wire.forwarding import with_field
+
+_log = Logger()
+
+
+class MessageSession:
+    """One session, from the verified 101 to its end. ``run`` begins it."""
+
+    __slots__ = (
+        "_backend",
+        "_client",
+        "_closed",
+        "_deadline",
+        "_end",
+        "_judging",
+        "_lost",
+        "_member",
+        "_pool",
+        "_registry",
+        "_relay",
+        "_route",
+        "_rules",
+        "_sweeper",
+        "_told",
+        "facts",
+        "number",
+    )
+
+    def __init__(
+        self,
+        relay: Relay,
+        registry: Registry,
+        sweeper: IdleSweeper,
+        route: values.Route,
+        pool: BackendPool,
+        member: Member,
+        connection: Connection,
+        facts: Facts,
+        client: Leg,
+        server: Leg,
+        *,
+        rules: MessageRules,
+    ) -> None:
+        self.number = connection.number
+        self.facts = facts
+        self._relay = relay
+        self._registry = registry
+        self._sweeper = sweeper
+        self._route = route
+        self._rules = rules
+        self._pool = pool
+        self._member = member
+        self._client = ClientSide(self, client, rules.limit, rules.server_factory)
+        self._backend = BackendSide(self, server, rules.limit, rules.client_factory)
+        self._end: End | None = None
+        self._deadline: Deadline | None = None
+        #: The sides that the router has sent a Close to, or has given up.
+        self._told: tuple[Side, ...] = ()
+        #: The sides whose own Close frame has been heard.
+        self._closed: tuple[Side, ...] = ()
+        #: The sides whose connection is gone.
+        self._lost: tuple[Side, ...] = ()
+        #: What filters are still thinking about, by the side that it came from.
+        self._judging: dict[Side, Deferred[Verdict]] = {}
+
+    def run(
+        self, from_client: bytes, answer: bytes, from_server: bytes, offer: bytes | None, granted: bytes | None
+    ) -> None:
+        """Take the legs over. ``answer`` is the 101, without extensions; the next two are frames that came early.
+
+        ``offer`` and ``granted`` are what the client offers and the backend has granted, for ``ClientSide.open`` and
+        ``BackendSide.open``.
+        """
+        client, backend = self._client, self._backend
+        client.leg.attach(client)
+        backend.leg.attach(backend)
+        extension = client.open(offer)
+        backend.open(granted)
+        if extension is not None:
+            answer = with_field(answer, (b"Sec-WebSocket-Extensions", extension))
+        client.leg.write(answer)
+        client.leg.registerProducer(backend, True)
+        backend.leg.registerProducer(client, True)
+        self._registry.open(self)
+        if self._route.idle_timeout is not None:
+            self._sweeper.watch(self, self._route.idle_timeout)
+        for side, early in ((client, from_client), (backend, from_server)):
+            if early:
+                side.dataReceived(early)
+
+    # What the sides report.
+
+    def message_came(self, side: Side, payload: bytes, is_binary: bool) -> None:
+        """A message is whole: judge it, and pass it on."""
+        if not self._rules.filters:
+            self._pass_on(side, payload, is_binary)
+            return
+        direction = Direction.CLIENT if side is self._client else Direction.BACKEND
+        verdict = self._rules.filters.judge(Message(direction, self.facts, payload, is_binary))
+        if not isinstance(verdict, Deferred):
+            self._judged(verdict, side, is_binary)
+            return
+        side.hold(JUDGED)
+        # Noted first: it may have fired already.
+        self._judging[side] = verdict
+        verdict.addCallback(self._judged_late, side, is_binary).addErrback(self._broke)
+
+    def control_came(self, side: Side, is_ping: bool, payload: bytes) -> None:
+        """A ping or a pong is for the other end."""
+        other = self._other(side)
+        if other not in self._told and other not in self._lost:
+            if is_ping:
+                other.sendPing(payload)
+            else:
+                other.sendPong(payload)
+
+    def close_came(self, side: Side) -> None:
+        """A peer's own Close frame."""
+        close = side.walker.close
+        assert close is not None
+        self._closed += (side,)
+        other = self._other(side)
+        if other not in self._told and other not in self._lost:
+            other.say_close(*close)
+        if self._end is None:
+            self._end = End(self._who(side), *close)
+            self._wait_for_answer()
+        elif self._is_answered():
+            # As in a relay session: nothing is left to linger for, and the backend closes first.
+            if self._client not in self._lost:
+                self._client.leg.close()
+            if self._backend not in self._lost and self._backend.leg.eof:
+                self._backend.leg.close()
+
+    def failed(self, side: Side, error: FrameError) -> None:
+        """A peer broke a rule."""
+        self._end_over(side, error.code, error.reason)
+
+    def answer_came(self, side: Side) -> None:
+        """A peer that was told to close has answered, or says what nobody listens to."""
+        if side.walker.close is not None and side not in self._closed:
+            self._closed += (side,)
+        side.leg.loseConnection()
+
+    def fin_came(self, side: Side) -> None:
+        """A FIN: fine behind a Close, else its peer has vanished."""
+        if side in self._closed and side not in self._told:
+            if self._is_answered():
+                side.leg.close()
+            return  # else it may still read the answer to its Close
+        self._gone(side, "closed the connection without a Close frame")
+        side.leg.loseConnection()
+
+    def lost(self, side: Side, reason: Failure) -> None:
+        """A connection is gone."""
+        if not self._is_answered():
+            error = reason.value
+            if isinstance(error, ConnectionDone) or not isinstance(error, Exception):
+                self._gone(side, "vanished")
+            else:
+                self._gone(side, reason_of(error))
+        side.ignore()
+        self._lost += (side,)
+        if len(self._lost) == 2:
+            self._finished()
+
+    # Messages.
+
+    def _judged_late(self, verdict: Verdict, side: Side, is_binary: bool) -> None:
+        self._judging.pop(side, None)
+        self._judged(verdict, side, is_binary)
+        side.go_on(JUDGED)
+
+    def _broke(self, failure: Failure) -> None:
+        _log.failure("A message session failed in the router itself and is ended", failure)
+        self.abort()
+
+    def _judged(self, verdict: Verdict, side: Side, is_binary: bool) -> None:
+        match verdict:
+            case bytes():
+                self._pass_on(side, verdict, is_binary)
+            case Drop():
+                pass
+            case Refused(name, close):
+                if not side.over:
+                    self._end_over(side, close.code, f"filter {name}: {close.reason}", close.reason)
+            case Broken(name):
+                self.end(INTERNAL, f"filter {name} failed")
+
+    def _pass_on(self, side: Side, payload: bytes, is_binary: bool) -> None:
+        other = self._other(side)
+        # Behind its own Close a peer may still read; who was told to close gets nothing more.
+        if not side.over and other not in self._told and other not in self._lost:
+            other.sendMessage(payload, is_binary)
+
+    # Ends.
+
+    def _is_answered(self) -> bool:
+        """Whether both peers have sent their Close frame."""
+        return len(self._closed) == 2
+
+    def _end_over(self, offender: Side, code: int, reason: str, told: str = "") -> None:
+        """End the session over what a peer sent; ``told`` is the reason that it gets with ``code``."""
+        if self._end is None:
+            self._end = End(self._who(offender), code, reason)
+        other = self._other(offender)
+        self._tell(offender, code, told)
+        self._tell_innocent(other)
+        self._wait_for_answer()
+
+    def _gone(self, side: Side, how: str) -> None:
+        """``side`` neither says nor hears anything more: tell the other, unless Close frames have told it."""
+        if self._end is None:
+            self._end = End(self._who(side), ABNORMAL, how)
+        if side not in self._told:
+            self._told += (side,)
+        side.ignore()
+        other = self._other(side)
+        if other in self._lost:
+            return
+        if side not in self._closed:
+            self._tell_innocent(other)
+            self._wait_for_answer()
+            return
+        # The Close was passed on, and the other side is answering, or has answered.
+        other.ignore()
+        if other.walker.event:
+            self.answer_came(other)
+        else:
+            if other not in self._told:
+                self._told += (other,)
+            self._wait_for_answer()
+
+    def end(self, code: int, reason: str) -> None:
+        """Close both sides politely with ``code``: idle, a drain, or a filter that failed."""
+        if self._end is not None:
+            return
+        self._end = End(Who.ROUTER, code, reason)
+        for side in (self._client, self._backend):
+            self._tell(side, code)
+        self._wait_for_answer()
+
+    def idle(self) -> None:
+        """No frame of either peer for ``idle_timeout``."""
+        self.end(GOING_AWAY, "idle")
+
+    def abort(self) -> None:
+        """Cut both sides."""
+        if self._end is None:
+            self._end = End(Who.ROUTER, ABNORMAL, "cut")
+        for side in (self._client, self._backend):
+            if side not in self._lost:
+                side.leg.abortConnection()
+
+    def _tell_innocent(self, side: Side) -> None:
+        self._tell(side, INTERNAL if side is self._client else GOING_AWAY)
+
+    def _tell(self, side: Side, code: int, reason: str = "") -> None:
+        """Send the router's Close to ``side``, once, and listen to nothing more of it but its answer."""
+        if side in self._told or side in self._lost:
+            return
+        self._told += (side,)
+        side.ignore()
+        side.say_close(code, reason)
+        if side.walker.event:
+            self.answer_came(side)  # it has said its last word, or nothing that counts will follow
+
+    def _wait_for_answer(self) -> None:
+        if self._deadline is None:
+            self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
+
+    def _late(self) -> None:
+        """The close handshake took too long: close TCP, and cut what is closing already."""
+        self._deadline = None
+        for side in (self._client, self._backend):
+            if side not in self._lost:
+                if side.leg.connected:
+                    side.leg.loseConnection()
+                else:
+                    side.leg.abortConnection()
+
+    def _finished(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        for waiting in list(self._judging.values()):
+            waiting.cancel()
+        if self._route.idle_timeout is not None:
+            self._sweeper.forget(self, self._route.idle_timeout)
+        self._pool.give_back(self._member)
+        assert self._end is not None
+        self._registry.close(self, self._end)
+        self._client.dissolve()
+        self._backend.dissolve()
+
+    def _who(self, side: Side) -> Who:
+        return Who.CLIENT if side is self._client else Who.BACKEND
+
+    def _other(self, side: Side) -> Side:
+        return self._backend if side is self._client else self._client
+
+    # What the registry and the idle sweeper ask.
+
+    def counts(self) -> Counts:
+        """What has come so far, whatever became of it."""
+        client, backend = self._client, self._backend
+        up, down = client.walker, backend.walker
+        return Counts(
+            client.bytes,
+            backend.bytes,
+            up.messages,
+            down.messages,
+            up.frames,
+            down.frames,
+            up.largest,
+            down.largest,
+        )
+
+    def ending(self) -> End | None:
+        """How it ends, once that is known."""
+        return self._end
+
+    def activity(self) -> int:
+        """Grows with every frame that a peer sends."""
+        return self._client.bytes + self._backend.bytes
