@@ -109,8 +109,10 @@ def _check_frames(section: Section, faults: Faults) -> None:
         return  # told already
     for option, others in _GO_WITH.items():
         # What was given and could not be read may have been meant to be on.
-        missing = all(other in section.values and section.values[other] is None for other in others)
-        if missing and section.given(option):
+        on = any(
+            section.values[other] is not None if other in section.values else section.given(other) for other in others
+        )
+        if section.given(option) and not on:
             names = " or ".join(f"'{other}'" for other in others)
             section.fault(faults, option, f"means nothing without {names}")
 
