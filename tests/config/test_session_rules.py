@@ -86,7 +86,7 @@ def test_compression_is_off_unless_asked_for() -> None:
         ("filter = a 'b", ["5: filter: 'a 'b' cannot be split into words (no closing quotation)"]),
         ("filter = ä", ["5: filter: 'ä' is not a name (expected letters, digits, '_', '.' and '-')"]),
         ("session = messages", ["5: session: unknown value 'messages' (known: auto, relay, message)"]),
-        ("max_message = 64k", [f"5: max_message: with relay sessions {NOT_YET}"]),
+        ("session = message\nping = 20s", [f"6: ping: with message sessions {NOT_YET}"]),
         ("max_message = many", ["5: max_message: 'many' is not a size (expected, for example, 512, 16k or 1m)"]),
     ],
 )
