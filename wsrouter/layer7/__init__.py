@@ -6,6 +6,7 @@ front           reads request heads, sends each request on its way
 checks, record  whether a request may go on; what is known of it, for the log
 opening         an opening handshake, to a backend and back
 session         a relayed WebSocket, from the 101 to its end
+pumps           what carries its frames, as its route wants it (keepalive: pings of the router's own)
 site, plain     what all connections share; what answers plain requests
 exchange        one plain request and its answer (intake, outlet, request, quiet)
 files, ranges   static files

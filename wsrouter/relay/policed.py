@@ -132,6 +132,8 @@ class PolicyPump(FramePump):
         """See Pump.dissolve."""
         self._stop_waiting()
         self._rest = b""
+        # Methods of this pump hold it in a cycle.
+        self._walk = self._inner_walk = self.walker.walk
         super().dissolve()
 
     def resume(self) -> None:
