@@ -64,6 +64,13 @@ class Turning:
                 return
         pytest.fail("the relay does not come to rest")
 
+    def pass_time(self, seconds: float, step: float = 0.05) -> None:
+        """Let so much time pass, in steps, and what happens in each of them."""
+        for _ in range(round(seconds / step)):
+            self.clock.advance(step)
+            self.turn()
+        self.settle()
+
 
 class FarEnd:
     """The other end of a leg: a socket that is read, unless it is not ``greedy``, whenever ``read`` is called."""
@@ -115,3 +122,9 @@ class Meeting(Turning):
             super().turn()
             for peer in self.peers:
                 peer.read()
+
+    def close(self) -> None:
+        """The end: nothing is left open."""
+        self.relay.stop()
+        for peer in self.peers:
+            peer.socket.close()

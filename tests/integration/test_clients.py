@@ -27,11 +27,22 @@ PATIENCE = 20.0
 NODE = Path(__file__).parent.parent / "node"
 
 
-@pytest.fixture
-def echo(router, echo_backend, authority):
+#: With these no client may see a difference, but all of them have to answer the router's pings.
+POLICIES = (
+    "max_message = 1m",
+    "message_rate = 100000/s",
+    "byte_rate = 1g/s",
+    "ping = 20ms",
+    "backend_ping = 20ms",
+)
+
+
+@pytest.fixture(params=[(), POLICIES], ids=["plain", "policies"])
+def echo(router, echo_backend, authority, request):
     """``echo(**options) -> (running, server)``: an echo backend at ``/ws``, and files, for plain and TLS clients."""
 
     def begin(**options):
+        policies = "\n            ".join(request.param)
         server = echo_backend(**options)
         running = router(
             f"""
@@ -41,6 +52,7 @@ def echo(router, echo_backend, authority):
             [route ws]
             path = /ws
             pool = app
+            {policies}
             [route files]
             static = www
             [pool app]

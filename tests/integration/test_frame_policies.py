@@ -308,7 +308,7 @@ def test_a_ping_comes_between_fragments_but_never_within_a_frame(start, frame) -
 
 
 def test_libraries_answer_and_see_nothing_of_it(router, echo_backend) -> None:
-    server = echo_backend(ping_interval=0.05)
+    server = echo_backend(ping_interval=None)
     running = router(configured(server.address, "ping = 100ms\nbackend_ping = 100ms\nping_timeout = 5s"))
     with open_websocket(f"ws://127.0.0.1:{running.port()}/", ping_interval=None) as client:
         client.send("hello")

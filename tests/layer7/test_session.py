@@ -4,7 +4,7 @@ import gc
 import select
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from tests.turning import Meeting
 from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.pool import BackendPool
-from wsrouter.config.values import Backend, PathKind, PathRule, Pool, Route
+from wsrouter.config.values import Backend, PathKind, PathRule, Pool, Rate, Route
 from wsrouter.layer7.session import RelaySession
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
@@ -24,7 +24,7 @@ BACKEND = Backend("127.0.0.1", 1)
 class Scene(Meeting):
     """A session whose legs have peers: ``client`` and ``server``."""
 
-    def __init__(self) -> None:
+    def __init__(self, **route: Any) -> None:
         super().__init__()
         self.registry = Registry()
         self.ends: list[End] = []
@@ -38,7 +38,7 @@ class Scene(Meeting):
             self.relay,
             self.registry,
             IdleSweeper(self.clock),
-            Route("r", PathRule(PathKind.PREFIX, "/")),
+            Route("r", PathRule(PathKind.PREFIX, "/"), **route),
             self.pool,
             self.member,
             Connection(1, "10.0.0.1", 5, "main"),
@@ -76,9 +76,21 @@ class Scene(Meeting):
 def scene() -> Iterator[Scene]:
     made = Scene()
     yield made
-    made.relay.stop()
-    made.client.socket.close()
-    made.server.socket.close()
+    made.close()
+
+
+@pytest.fixture
+def scene_with() -> Iterator[Callable[..., Scene]]:
+    """``scene_with(ping=8.0)``: a scene on a route with these options."""
+    made: list[Scene] = []
+
+    def make(**route: Any) -> Scene:
+        made.append(Scene(**route))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
 def frame(payload: bytes, *, masked: bool) -> bytes:
@@ -283,8 +295,13 @@ def test_a_close_that_nobody_answers_ends_with_its_time(scene):
     scene.over()
 
 
+POLICIES = {"max_message": 5000, "message_rate": Rate(1.0, 5), "ping": 2.0, "backend_ping": 3.0}
+
+
+@pytest.mark.parametrize("options", [{}, POLICIES], ids=["plain", "policies"])
 @pytest.mark.parametrize("how", ["close", "vanish", "reset", "violate", "end", "abort"])
-def test_an_ended_session_is_freed_without_the_collector(scene, how):
+def test_an_ended_session_is_freed_without_the_collector(scene_with, how, options):
+    scene = scene_with(**options)
     scene.run()
     gc.collect()
     gc.disable()
@@ -363,4 +380,99 @@ def test_a_backends_own_close_is_heard_though_its_reset_comes_first(scene):
     scene.client.socket.send(frame(LONG, masked=True))
     scene.until(lambda: scene.client.received)
     assert scene.client.received == b"\x88\x02\x03\xf3"
+    scene.over()
+
+
+# Pings of the router's own.
+
+
+def answer_to(ping: bytes) -> bytes:
+    """A client's pong to the router's ping."""
+    assert ping[:2] == b"\x89\x0c"
+    return b"\x8a\x8c\0\0\0\0" + ping[2:]
+
+
+def test_a_silent_client_is_pinged_after_the_interval_and_its_answers_tell_the_round_trip(scene_with):
+    scene = scene_with(ping=8.0, ping_timeout=5.0)
+    scene.run()
+    for _ in range(3):
+        scene.pass_time(7.9)
+        assert scene.client.received == b""
+        scene.pass_time(0.2)
+        ping, scene.client.received = scene.client.received, b""
+        scene.clock.advance(0.125)
+        scene.client.socket.send(answer_to(ping))
+        scene.settle()
+        assert scene.session.counts().rtt == pytest.approx(0.125, abs=0.15)
+    assert scene.server.received == b""
+    assert scene.session.counts().backend_rtt is None
+    scene.over()
+
+
+def test_a_client_that_does_not_answer_is_cut_within_interval_and_timeout(scene_with):
+    scene = scene_with(ping=8.0, ping_timeout=5.0)
+    scene.run()
+    scene.client.socket.send(frame(LONG, masked=True))
+    scene.until(lambda: scene.server.received)
+    scene.server.received = b""
+    scene.pass_time(12.0)
+    assert scene.server.received == b""
+    scene.pass_time(1.1)
+    assert code_to_server(scene.server.received) == 1001
+    assert scene.client.ended == "reset"
+    scene.over()
+    assert scene.ends == [End(Who.CLIENT, 1006, "did not answer a ping within 5 s")]
+
+
+def test_who_sends_something_is_not_pinged(scene_with):
+    scene = scene_with(ping=8.0, backend_ping=8.0)
+    scene.run()
+    for _ in range(10):
+        scene.pass_time(5.0, 0.5)
+        scene.client.socket.send(frame(LONG, masked=True))
+        scene.server.socket.send(frame(LONG, masked=False))
+        scene.settle()
+    assert scene.server.received == frame(LONG, masked=True) * 10
+    assert scene.client.received == frame(LONG, masked=False) * 10
+    scene.over()
+
+
+def test_no_ping_follows_a_close(scene_with):
+    scene = scene_with(ping=1.0, backend_ping=1.0, close_timeout=60.0)
+    scene.run()
+    scene.client.socket.send(CLIENT_CLOSE)
+    scene.until(lambda: scene.server.received)
+    scene.pass_time(20.0, 0.5)
+    assert scene.server.received == CLIENT_CLOSE
+    assert scene.client.received == b""
+    scene.server.socket.send(SERVER_CLOSE)
+    scene.until(lambda: scene.client.ended)
+    assert scene.client.received == SERVER_CLOSE
+    scene.over()
+
+
+def test_a_dead_backend_within_a_frame_ends_the_client_without_a_close(scene_with):
+    scene = scene_with(backend_ping=8.0, ping_timeout=5.0)
+    scene.run()
+    scene.server.socket.send(frame(LONG, masked=False)[:500])
+    scene.until(lambda: scene.client.received)
+    scene.pass_time(14.0)
+    assert scene.client.received == frame(LONG, masked=False)[:500]
+    assert scene.client.ended == "fin"
+    assert scene.server.ended == "reset"
+    scene.over()
+    assert scene.ends == [End(Who.BACKEND, 1006, "did not answer a ping within 5 s, in the middle of a frame")]
+
+
+def test_a_pong_that_lies_unread_because_the_router_was_held_up_is_an_answer(scene_with):
+    scene = scene_with(ping=8.0, ping_timeout=5.0)
+    scene.run()
+    scene.pass_time(8.1)
+    ping = scene.client.received
+    scene.client.socket.send(answer_to(ping))
+    # The clock goes on, but the relay does not get its turn before the deadline does.
+    scene.clock.advance(6.0)
+    scene.settle()
+    assert scene.server.received == b""
+    assert scene.session.ending() is None
     scene.over()

@@ -112,6 +112,16 @@ def test_text_is_one_line_of_fields_for_each_event(tmp_path):
     ]
 
 
+def test_what_frames_were_like_is_told_where_there_is_something_to_tell(tmp_path):
+    entry = session()
+    entry.counts = lambda: Counts(10, 20, 1, 2, 3, 4, 5, 0, 0.0123456789)
+    (line,) = written(Log.TEXT, tmp_path / "access.log", ("closed", (entry, End(Who.CLIENT, 1000, ""))))
+    assert line.endswith(" messages_in=1 messages_out=2 largest_in=5 rtt=0.012346")
+    entry.counts = lambda: Counts(10, 20, 1, 2, 3, 4, 0, 7, None, 0.5)
+    (line,) = written(Log.TEXT, tmp_path / "other.log", ("closed", (entry, End(Who.CLIENT, 1000, ""))))
+    assert line.endswith(" messages_in=1 messages_out=2 largest_out=7 backend_rtt=0.5")
+
+
 def test_json_is_one_object_a_line_with_numbers_as_numbers(tmp_path):
     opened, closed, refused, answered = (
         json.loads(line)

@@ -203,7 +203,10 @@ def test_no_more_is_ever_taken_than_the_rate_and_one_burst_allow(steps, rate, st
     taken = 0
     for gap, wanted in steps:
         now += gap
-        count = min(wanted, bucket.level(now))
+        level = bucket.level(now)
+        for asked in (0, wanted, level, level + 1, rate.burst, rate.burst + 1, 10 * rate.burst):
+            assert not bucket.has(asked, now) or asked <= level
+        count = wanted if bucket.has(wanted, now) else min(wanted, level)
         bucket.take(count, now)
         taken += count
         assert taken <= rate.burst + (now - start) * rate.per_second + 0.01 * rate.burst + 1

@@ -66,7 +66,7 @@ def coupled(
     meter = None
     if messages or bytes_:
         meter = Meter(messages and TokenBucket(messages), bytes_ and TokenBucket(bytes_), strict)
-    walker = PolicyWalker(True, pings=pings, metered=messages is not None)
+    walker = PolicyWalker(True, pings=pings)
     out = PolicyPump(couple, left, right, walker, meter)
     back = PolicyPump(couple, right, left, PolicyWalker(False))
     left.couple(couple, out, back)

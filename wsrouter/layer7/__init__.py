@@ -6,6 +6,7 @@ front           reads request heads, sends each request on its way
 checks, record  whether a request may go on; what is known of it, for the log
 opening         an opening handshake, to a backend and back
 session         a relayed WebSocket, from the 101 to its end
+pumps           what carries its frames, as its route wants it (keepalive: pings of the router's own)
 message_session a WebSocket that the router ends on both sides, message by message (message_rules)
 side, sides     one side of it, ended by Autobahn
 filters         what sees its messages (own_filters, filter_words, word_filter, json_filter)

@@ -39,24 +39,20 @@ def pumps_for(route: values.Route, session: PolicyCoupling, client: Leg, server:
     meter = None
     if metered:
         meter = Meter(_bucket(route.message_rate), _bucket(route.byte_rate), route.on_rate is OnRate.CLOSE)
-    up_walker = _walker(route, True, deflate, client_pings, metered=route.message_rate is not None)
-    up = PolicyPump(session, client, server, up_walker, meter)
+    up = PolicyPump(session, client, server, _walker(route, True, deflate, client_pings), meter)
     if not both:
         return Pumps(up, FramePump(session, server, client, FrameWalker(False, deflate)))
     down = PolicyPump(session, server, client, _walker(route, False, deflate, backend_pings))
     return Pumps(up, down, client_pings, backend_pings)
 
 
-def _walker(
-    route: values.Route, masked: bool, deflate: bool, pings: OwnPings | None, *, metered: bool = False
-) -> PolicyWalker:
+def _walker(route: values.Route, masked: bool, deflate: bool, pings: OwnPings | None) -> PolicyWalker:
     return PolicyWalker(
         masked,
         deflate,
         max_message=route.max_message,
         max_fragments=None if route.max_message is None else route.max_fragments,
         pings=pings,
-        metered=metered,
     )
 
 

@@ -110,16 +110,25 @@ class TokenBucket:
         self._full = rate.burst * self._interval
         self._full_at = 0.0
 
+    def has(self, count: int, now: float) -> bool:
+        """Whether there are ``count`` tokens at least; this is the quick question."""
+        room = self._full - count * self._interval
+        return room >= 0.0 and self._full_at - now <= room
+
     def level(self, now: float) -> int:
         """How many whole tokens there are."""
         debt = self._full_at - now
         if debt <= 0.0:
             return self.rate.burst
-        return int((self._full - min(debt, self._full) + _SLACK) * self.rate.per_second)
+        if debt > self._full:
+            debt = self._full
+            self._full_at = now + debt
+        return int((self._full - debt + _SLACK) * self.rate.per_second)
 
     def take(self, count: int, now: float) -> None:
-        """Take ``count`` tokens of those that ``level`` has told of."""
-        self._full_at = min(max(self._full_at, now), now + self._full) + count * self._interval
+        """Take ``count`` tokens of those that ``has`` or ``level`` have told of."""
+        full_at = self._full_at
+        self._full_at = (full_at if full_at > now else now) + count * self._interval
 
     def wait(self, count: int, now: float) -> float:
         """Seconds until there are ``count`` tokens, of at most ``burst``; 0.0 if there are."""

@@ -9,4 +9,5 @@ also be *coupled*, and from then on the bytes of one go to the other without pas
     leg         a plain connection (socket_facts: what it tells of its socket)
     tls         a connection with TLS on it (handshake included)
     pump        one direction of a coupling: raw bytes, or RFC 6455 frames
+    policed     the same for frames that are held to rates and sizes, and for pings of the router's own
 """

@@ -21,6 +21,8 @@ from wsrouter.wire.policed import PolicyWalker
 _MOUTHFUL = 0.25
 #: But for no fewer than these, which hold any header and any control frame.
 _LEAST = 256
+#: The smallest frame of a client, in bytes.
+_SMALLEST = 6
 
 
 class PolicyCoupling(Coupling, Protocol):
@@ -56,7 +58,17 @@ class PolicyPump(FramePump):
     ``throttled`` says that reading is paused for a rate, whatever the sink does.
     """
 
-    __slots__ = ("_inner_walk", "_insert", "_meter", "_rest", "_short", "_stopping", "_timer", "throttled")
+    __slots__ = (
+        "_inner_walk",
+        "_insert",
+        "_meter",
+        "_rest",
+        "_seconds",
+        "_short",
+        "_stopping",
+        "_timer",
+        "throttled",
+    )
 
     coupling: PolicyCoupling
     walker: PolicyWalker
@@ -67,6 +79,7 @@ class PolicyPump(FramePump):
         super().__init__(coupling, source, sink, walker)
         self.throttled = False
         self._meter = meter
+        self._seconds = source.relay.seconds
         if meter is not None:
             self._walk = self._metered_walk
         #: The walk to go back to behind a frame that ``_insert`` waits for.
@@ -119,6 +132,8 @@ class PolicyPump(FramePump):
         """See Pump.dissolve."""
         self._stop_waiting()
         self._rest = b""
+        # Methods of this pump hold it in a cycle.
+        self._walk = self._inner_walk = self.walker.walk
         super().dissolve()
 
     def resume(self) -> None:
@@ -135,25 +150,38 @@ class PolicyPump(FramePump):
     # Walking.
 
     def _metered_walk(self, data: bytes | bytearray, count: int) -> int:
-        meter, walker = self._meter, self.walker
+        walker, meter = self.walker, self._meter
         assert meter is not None
-        now = self.source.relay.seconds()
-        room = count
-        if meter.bytes is not None:
-            room = min(count, meter.bytes.level(now))
-        allowance = 0
+        messages, bytes_ = meter.messages, meter.bytes
+        now = self._seconds()
+        begun = walker.begun
+        if (messages is None or messages.has(count // _SMALLEST + 1, now)) and (
+            bytes_ is None or bytes_.has(count, now)
+        ):
+            # Whatever these bytes hold, it is allowed.
+            passed = walker.walk(data, count)
+        else:
+            passed = self._scant_walk(meter, data, count, now)
+        if messages is not None:
+            messages.take(walker.begun - begun, now)
+        if bytes_ is not None:
+            bytes_.take(passed + walker.cut, now)
+        return passed
+
+    def _scant_walk(self, meter: Meter, data: bytes | bytearray, count: int, now: float) -> int:
+        """Walk where the tokens may not suffice."""
+        walker = self.walker
         if meter.messages is not None:
-            allowance = walker.allowance = meter.messages.level(now)
+            walker.ration(meter.messages.level(now))
+        room = count if meter.bytes is None else min(count, meter.bytes.level(now))
+        passed = 0
         if room:
             passed = walker.walk(data, room)
         else:
-            passed, walker.held = 0, b""
-        if meter.messages is not None:
-            meter.messages.take(allowance - walker.allowance, now)
-        if meter.bytes is not None:
-            meter.bytes.take(passed + walker.cut, now)
-            if room < count:
-                self._short = walker.event = True
+            walker.held = b""
+        if room < count:
+            self._short = walker.event = True
+        walker.ration(None)
         return passed
 
     def _walk_to_insert(self, data: bytes | bytearray, count: int) -> int:
@@ -203,9 +231,8 @@ class PolicyPump(FramePump):
         self._rest = rest
         self.throttled = True
         self.pause()
-        relay = self.source.relay
-        seconds = meter.wait(relay.seconds(), len(rest) + len(self.walker.held))
-        self._timer = relay.deadlines.after(seconds, self._go_on)
+        seconds = meter.wait(self._seconds(), len(rest) + len(self.walker.held))
+        self._timer = self.source.relay.deadlines.after(seconds, self._go_on)
 
     def _go_on(self) -> None:
         self._timer = None

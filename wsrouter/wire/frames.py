@@ -89,11 +89,11 @@ class FrameWalker:
 
     __slots__ = (
         "_deflate",
-        "_fragmented",
         "_fragments",
         "_fresh",
         "_key",
         "_kinds",
+        "_largest",
         "_others",
         "_record",
         "_sizes",
@@ -120,8 +120,8 @@ class FrameWalker:
         #: The size of the largest frame that was a whole message, and the small ones among the sizes up to that.
         self._record = 0
         self._small = _sizes_to(0, masked)
-        #: Payload of the largest message that came in fragments; fragments and payload of the present one.
-        self._fragmented = 0
+        #: Payload of the largest message besides; fragments and payload of the one that comes in fragments.
+        self._largest = 0
         self._fragments = 0
         self._sum = 0
         self.messages = 0
@@ -142,7 +142,7 @@ class FrameWalker:
     @property
     def largest(self) -> int:
         """Payload of the largest message so far, in bytes as they are on the wire: compressed, where that is agreed."""
-        return max(self._length(self._record), self._fragmented)
+        return max(self._length(self._record), self._largest)
 
     def walk(self, buf: bytes | bytearray | memoryview, end: int) -> int:
         """Return how many of the bytes ``buf[0:end]`` may be passed on now; never raises for what a peer sent.
@@ -216,14 +216,18 @@ class FrameWalker:
         else:
             self.messages += 1
             self._kinds = self._fresh
-            if self._sum > self._fragmented:
-                self._fragmented = self._sum
+            if self._sum > self._largest:
+                self._largest = self._sum
         return True
 
     def _grow(self, size: int) -> None:
         """A message in one frame of ``size`` bytes is the largest of its kind so far."""
         self._record = size
         self._small = _sizes_to(min(size, self._key + 127), bool(self._key))
+
+    def _forget_record(self) -> None:
+        self._record = 0
+        self._small = _sizes_to(0, bool(self._key))
 
     def _length(self, size: int) -> int:
         """The payload of a frame whose size is ``size`` (RFC 6455 5.2); 0 for no frame."""

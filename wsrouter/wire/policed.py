@@ -57,19 +57,18 @@ class PolicyWalker(FrameWalker):
     ``walk`` stops for two more reasons, and ``event`` is True then; the caller sets it and these back to go on:
 
     - ``cut``: the bytes behind what may be passed are a pong to be taken out, of this size. What follows is good.
-    - ``starved``: the next frame begins one message, ping or pong more than ``allowance``, which counts down if the
-      walker is ``metered``. That frame, and what follows, has to wait.
+    - ``starved``: the next frame begins one message, ping or pong more than ``ration`` has allowed. That frame, and
+      what follows, has to wait.
 
     ``cut_bytes`` is how many bytes were taken out so far.
     """
 
     __slots__ = (
+        "_allowance",
         "_max_fragments",
         "_max_message",
-        "_metered",
         "_pings",
         "_pong_size",
-        "allowance",
         "cut",
         "cut_bytes",
         "starved",
@@ -83,18 +82,30 @@ class PolicyWalker(FrameWalker):
         max_message: int | None = None,
         max_fragments: int | None = None,
         pings: OwnPings | None = None,
-        metered: bool = False,
     ) -> None:
         super().__init__(masked, deflate)
         self._max_message = max_message
         self._max_fragments = max_fragments
-        self._metered = metered
         self._pings = pings
         self._pong_size = 2 + self._key + TOKEN_SIZE + _NUMBER_SIZE
-        self.allowance = 0
+        #: How many more may begin; None for any number.
+        self._allowance: int | None = None
         self.cut = 0
         self.cut_bytes = 0
         self.starved = False
+
+    @property
+    def begun(self) -> int:
+        """Messages, pings and pongs that have begun so far, those that were taken out excepted."""
+        return self.messages + self.fragmented + self.control
+
+    def ration(self, allowance: int | None) -> None:
+        """Let no more than ``allowance`` messages, pings and pongs begin from now on; None for any number."""
+        if allowance is not None and self._allowance is None:
+            # Without a record nothing is known to be harmless, so every message comes to ``_admit``.
+            self._largest = max(self._largest, self._length(self._record))
+            self._forget_record()
+        self._allowance = allowance
 
     def refuse(self, reason: str, code: int = PROTOCOL_ERROR) -> None:
         """Let nothing more pass, over a rule that the caller knows; a frame under way stays cut off."""
@@ -103,7 +114,7 @@ class PolicyWalker(FrameWalker):
     def relax(self) -> None:
         """Take nothing out any more, and let everything pass that is not too large."""
         self._pings = None
-        self._metered = False
+        self.ration(None)
 
     def _admit(self, pos: int, kind: int, size: int) -> bool:
         fresh = kind in (WHOLE, FIRST)
@@ -114,16 +125,15 @@ class PolicyWalker(FrameWalker):
         if not fresh and self._fragments == self._max_fragments:
             self._refuse(pos, f"got a message of more than {self._max_fragments} fragments", POLICY)
             return False
-        if fresh and self._metered and not self._spend():
+        if fresh and not self._spend():
             return False
         return super()._admit(pos, kind, size)
 
     def _grow(self, size: int) -> None:
-        if self._metered:
-            # Without a record nothing is known to be harmless, so every message comes to ``_admit``.
-            self._fragmented = max(self._fragmented, self._length(size))
-        else:
+        if self._allowance is None:
             super()._grow(size)
+        else:
+            self._largest = max(self._largest, self._length(size))
 
     def _control_frame(self, buf: bytes | bytearray | memoryview, pos: int, end: int, size: int) -> int:
         if size != LONG and end - pos >= size and buf[pos] != CLOSE_BYTE:
@@ -134,13 +144,15 @@ class PolicyWalker(FrameWalker):
                     self.cut_bytes += size
                     self.event = True
                     return pos
-            if self._metered and not self._spend():
+            if not self._spend():
                 return pos
         return super()._control_frame(buf, pos, end, size)
 
     def _spend(self) -> bool:
-        if self.allowance:
-            self.allowance -= 1
+        if self._allowance is None:
+            return True
+        if self._allowance:
+            self._allowance -= 1
             return True
         self.starved = self.event = True
         return False
