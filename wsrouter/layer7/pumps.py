@@ -1,4 +1,4 @@
-"""The two pumps of a relay session, as its route wants them: plain ones cost least and are the rule."""
+"""The two pumps of a relay session on a route that ``polices`` frames; without policies they are plain FramePumps."""
 
 from __future__ import annotations
 
@@ -25,15 +25,10 @@ class Pumps(NamedTuple):
 
 
 def pumps_for(route: values.Route, session: PolicyCoupling, client: Leg, server: Leg, *, deflate: bool) -> Pumps:
-    """Make the pumps of ``session``; ``deflate`` says that permessage-deflate was agreed upon."""
+    """Make the pumps of ``session`` on a route that ``polices``; ``deflate``: permessage-deflate was agreed upon."""
     pings = route.ping is not None or route.backend_ping is not None
     both = pings or route.max_message is not None
     metered = route.message_rate is not None or route.byte_rate is not None
-    if not both and not metered:
-        return Pumps(
-            FramePump(session, client, server, FrameWalker(True, deflate)),
-            FramePump(session, server, client, FrameWalker(False, deflate)),
-        )
     client_pings = None if route.ping is None else OwnPings(os.urandom(TOKEN_SIZE))
     backend_pings = None if route.backend_ping is None else OwnPings(os.urandom(TOKEN_SIZE))
     meter = None

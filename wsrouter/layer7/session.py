@@ -19,11 +19,12 @@ answers the router's, is not passed on.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
 from wsrouter.config.values import IdleCounts
-from wsrouter.layer7.keepalive import keepers_for
+from wsrouter.layer7.keepalive import KeepAlive, keepers_for
 from wsrouter.layer7.pumps import pumps_for
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
@@ -35,6 +36,9 @@ from wsrouter.relay.loop import Relay
 from wsrouter.relay.pump import FramePump
 from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
+from wsrouter.wire.frames import FrameWalker
+
+_NO_KEEPERS: Mapping[FramePump, KeepAlive] = {}
 
 
 class RelaySession:
@@ -86,10 +90,15 @@ class RelaySession:
         self._member = member
         self._client: Leg | None = client
         self._server: Leg | None = server
-        pumps = pumps_for(route, self, client, server, deflate=deflate)
-        self._up, self._down = pumps.up, pumps.down
         #: What pings client and backend, by the pump that hears them.
-        self._keepers = keepers_for(route, relay, pumps, self.dead)
+        self._keepers: Mapping[FramePump, KeepAlive] = _NO_KEEPERS
+        if route.polices:
+            pumps = pumps_for(route, self, client, server, deflate=deflate)
+            self._up, self._down = pumps.up, pumps.down
+            self._keepers = keepers_for(route, relay, pumps, self.dead)
+        else:
+            self._up = FramePump(self, client, server, FrameWalker(True, deflate))
+            self._down = FramePump(self, server, client, FrameWalker(False, deflate))
         self._end: End | None = None
         self._deadline: Deadline | None = None
         #: The legs that the router has sent a Close to, or has given up.
@@ -110,8 +119,9 @@ class RelaySession:
         self._registry.open(self)
         if self._route.idle_timeout is not None:
             self._sweeper.watch(self, self._route.idle_timeout)
-        for keeper in self._keepers.values():
-            keeper.start()
+        if self._keepers:
+            for keeper in self._keepers.values():
+                keeper.start()
         # A head that did not fit comes first: its flush resumes the pump.
         if client.pending is not None:
             self._down.pause()
@@ -298,10 +308,12 @@ class RelaySession:
             leg.loseConnection()
 
     def _wait_for_answer(self) -> None:
-        for keeper in self._keepers.values():
-            keeper.stop()
+        if self._keepers:
+            for keeper in self._keepers.values():
+                keeper.stop()
         if self._deadline is None:
-            self._moved = self._waited_for()
+            if self._owed:
+                self._moved = self._waited_for()
             self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
 
     def _waited_for(self) -> int:
@@ -338,8 +350,9 @@ class RelaySession:
         self._registry.close(self, self._end)
         self._up.dissolve()
         self._down.dissolve()
-        for keeper in self._keepers.values():
-            keeper.dissolve()
+        if self._keepers:
+            for keeper in self._keepers.values():
+                keeper.dissolve()
 
     def _who(self, leg: Leg) -> Who:
         return Who.CLIENT if leg is self._client else Who.BACKEND

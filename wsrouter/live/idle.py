@@ -20,7 +20,7 @@ class Watched(Protocol):
     """What can be idle."""
 
     def activity(self) -> int:
-        """A number that grows whenever there is activity."""
+        """A number that grows whenever there is activity, from 0 when it begins to be watched."""
 
     def idle(self) -> None:
         """There was none for the whole timeout."""
@@ -38,14 +38,16 @@ class IdleSweeper:
         group = self._groups.get(timeout)
         if group is None:
             group = self._groups[timeout] = _Group(self._clock, timeout)
-        group.add(thing)
+        group.watched[thing] = self._clock.seconds()
 
     def forget(self, thing: Watched, timeout: float) -> None:
         """Watch it no more."""
         group = self._groups.get(timeout)
-        if group is not None and group.remove(thing):
-            group.stop()
-            del self._groups[timeout]
+        if group is not None:
+            group.watched.pop(thing, None)
+            if not group.watched:
+                group.stop()
+                del self._groups[timeout]
 
     def stop(self) -> None:
         """Watch nothing any more."""
@@ -58,17 +60,10 @@ class _Group:
     def __init__(self, clock: IReactorTime, timeout: float) -> None:
         self._clock = clock
         self._timeout = timeout
-        self._watches: dict[Watched, IdleWatch] = {}
+        #: Each with what watches it; before the first sample, since when. Most sessions do not live to see it.
+        self.watched: dict[Watched, IdleWatch | float] = {}
         self._call: IDelayedCall | None = None
         self._schedule()
-
-    def add(self, thing: Watched) -> None:
-        self._watches[thing] = IdleWatch(self._timeout, self._clock.seconds(), thing.activity())
-
-    def remove(self, thing: Watched) -> bool:
-        """Remove it; True when nothing is left."""
-        self._watches.pop(thing, None)
-        return not self._watches
 
     def stop(self) -> None:
         if self._call is not None:
@@ -81,7 +76,12 @@ class _Group:
     def _sweep(self) -> None:
         self._schedule()
         now = self._clock.seconds()
-        idle = [thing for thing, watch in self._watches.items() if watch.sample(now, thing.activity())]
+        idle = []
+        for thing, watch in self.watched.items():
+            if not isinstance(watch, IdleWatch):
+                watch = self.watched[thing] = IdleWatch(self._timeout, watch)
+            if watch.sample(now, thing.activity()):
+                idle.append(thing)
         for thing in idle:
             try:
                 thing.idle()

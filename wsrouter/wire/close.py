@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from wsrouter.errors import FrameError
 
 NORMAL = 1000
@@ -64,6 +66,8 @@ def ping_frame(payload: bytes, mask: bytes | None = None) -> bytes:
     return _control_frame(_FIN_PING, payload, mask)
 
 
+# Nearly all are 1000, 1001 or empty.
+@functools.lru_cache(maxsize=64)
 def parse_close(payload: bytes) -> tuple[int, str]:
     """Read the unmasked payload of a Close frame: its code and reason (RFC 6455 5.5.1, 7.4).
 

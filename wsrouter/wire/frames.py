@@ -8,13 +8,11 @@ and a change of state is a change of table: there is no condition left to test f
 or a violation, is a state like the others, in which every byte is refused.
 
 A second table, one for each direction, gives a frame's whole size for its second byte, where that byte alone tells it.
-The table that ``walk`` asks knows only sizes that are no news: none beyond the largest message so far. So a record is
-seen, and may be refused by a limit, without a comparison for each of the others.
+``walk`` asks a table of its own, which may know fewer: a limit takes sizes out of it, and what is too large, or is to
+be counted first, is seen without a comparison for each of the others.
 """
 
 from __future__ import annotations
-
-import functools
 
 from wsrouter.errors import FrameError
 from wsrouter.wire.close import CONTROL_LIMIT, PROTOCOL_ERROR, apply_mask, parse_close
@@ -59,10 +57,8 @@ _SIZES_MASKED = _sizes(True)
 _SIZES_PLAIN = _sizes(False)
 
 
-@functools.cache
-def _sizes_to(record: int, masked: bool) -> tuple[int, ...]:
-    """The sizes that are at most ``record``; at most 252 such tables are ever made, a handful in practice."""
-    return tuple(size if size <= record else LONG for size in (_SIZES_MASKED if masked else _SIZES_PLAIN))
+#: No size is told by the second byte.
+NO_SIZES = (LONG,) * 256
 
 
 class FrameWalker:
@@ -117,9 +113,10 @@ class FrameWalker:
         self._sizes = _SIZES_MASKED if masked else _SIZES_PLAIN
         self._key = 4 if masked else 0
         self._others = 0
-        #: The size of the largest frame that was a whole message, and the small ones among the sizes up to that.
+        #: The sizes of frames that may pass without a further look when they come alone.
+        self._small = self._sizes
+        #: The size of the largest frame that was a whole message.
         self._record = 0
-        self._small = _sizes_to(0, masked)
         #: Payload of the largest message besides; fragments and payload of the one that comes in fragments.
         self._largest = 0
         self._fragments = 0
@@ -162,6 +159,8 @@ class FrameWalker:
             self.skip = 0
         elif end > 1 and self._kinds[buf[0]] == WHOLE and self._small[buf[1]] == end:
             self.messages += 1
+            if end > self._record:
+                self._record = end
             return end
         return self._walk_frames(buf, skip, end)
 
@@ -223,11 +222,6 @@ class FrameWalker:
     def _grow(self, size: int) -> None:
         """A message in one frame of ``size`` bytes is the largest of its kind so far."""
         self._record = size
-        self._small = _sizes_to(min(size, self._key + 127), bool(self._key))
-
-    def _forget_record(self) -> None:
-        self._record = 0
-        self._small = _sizes_to(0, bool(self._key))
 
     def _length(self, size: int) -> int:
         """The payload of a frame whose size is ``size`` (RFC 6455 5.2); 0 for no frame."""

@@ -5,8 +5,8 @@ It does what ``FrameWalker`` does, and stops for more reasons. Sessions without 
 
 from __future__ import annotations
 
-from wsrouter.wire.close import POLICY, PROTOCOL_ERROR, TOO_BIG, ping_frame
-from wsrouter.wire.frames import CLOSE_BYTE, FIRST, LONG, WHOLE, FrameWalker
+from wsrouter.wire.close import CONTROL_LIMIT, POLICY, PROTOCOL_ERROR, TOO_BIG, ping_frame
+from wsrouter.wire.frames import CLOSE_BYTE, FIRST, LONG, NO_SIZES, WHOLE, FrameWalker
 
 #: What the payload of a ping of the router's own begins with, in bytes, and the number behind it.
 TOKEN_SIZE = 8
@@ -86,6 +86,8 @@ class PolicyWalker(FrameWalker):
         super().__init__(masked, deflate)
         self._max_message = max_message
         self._max_fragments = max_fragments
+        if max_message is not None and max_message < CONTROL_LIMIT:
+            self._small = NO_SIZES
         self._pings = pings
         self._pong_size = 2 + self._key + TOKEN_SIZE + _NUMBER_SIZE
         #: How many more may begin; None for any number.
@@ -102,9 +104,12 @@ class PolicyWalker(FrameWalker):
     def ration(self, allowance: int | None) -> None:
         """Let no more than ``allowance`` messages, pings and pongs begin from now on; None for any number."""
         if allowance is not None and self._allowance is None:
-            # Without a record nothing is known to be harmless, so every message comes to ``_admit``.
+            # Without a record, and without sizes, nothing is known to be harmless: every message comes to ``_admit``.
             self._largest = max(self._largest, self._length(self._record))
-            self._forget_record()
+            self._record = 0
+            self._small = NO_SIZES
+        elif allowance is None and (self._max_message is None or self._max_message >= CONTROL_LIMIT):
+            self._small = self._sizes
         self._allowance = allowance
 
     def refuse(self, reason: str, code: int = PROTOCOL_ERROR) -> None:

@@ -201,6 +201,12 @@ class Route:
     filters: tuple[FilterRule, ...] = ()
     compression: Compression = Compression.OFF
     line: int = 0
+    #: Whether the frames of its relay sessions are held to anything beyond the protocol, or pinged for.
+    polices: bool = field(init=False, compare=False, default=False)
+
+    def __post_init__(self) -> None:
+        given = (self.max_message, self.message_rate, self.byte_rate, self.ping, self.backend_ping)
+        object.__setattr__(self, "polices", given != (None,) * len(given))
 
 
 @dataclass(frozen=True, slots=True)
