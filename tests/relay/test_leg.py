@@ -780,3 +780,23 @@ def test_the_buffer_is_one_read(rig, recorder):
 def test_the_clock_of_a_rig_stands_still(rig):
     assert isinstance(rig.reactor, Clock)
     assert rig.relay.seconds() == 0
+
+
+# What the kernel holds.
+
+
+def test_a_leg_knows_what_its_peer_has_not_taken_and_what_it_has_not_read_itself(rig):
+    leg, peer = rig.leg()
+    peer.greedy = False
+    assert (leg.outstanding(), leg.unread()) == (0, 0)
+    peer.send(b"hello")
+    rig.until(lambda: leg.unread() == 5)
+    # More than the peer's kernel takes without anybody reading.
+    leg.write(bytes(32 << 20))
+    rig.settle()
+    taken = (32 << 20) - len(leg.pending) - leg.outstanding()
+    assert 0 < taken < 32 << 20
+    assert leg.outstanding() > 0
+    peer.greedy = True
+    rig.until(lambda: len(peer.received) == 32 << 20)
+    rig.until(lambda: leg.outstanding() == 0)

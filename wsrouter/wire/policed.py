@@ -5,7 +5,7 @@ It does what ``FrameWalker`` does, and stops for more reasons. Sessions without 
 
 from __future__ import annotations
 
-from wsrouter.wire.close import CONTROL_LIMIT, POLICY, PROTOCOL_ERROR, TOO_BIG, ping_frame
+from wsrouter.wire.close import CONTROL_LIMIT, POLICY, TOO_BIG, ping_frame
 from wsrouter.wire.frames import CLOSE_BYTE, FIRST, LONG, NO_SIZES, WHOLE, FrameWalker
 
 #: What the payload of a ping of the router's own begins with, in bytes, and the number behind it.
@@ -112,7 +112,7 @@ class PolicyWalker(FrameWalker):
             self._small = self._sizes
         self._allowance = allowance
 
-    def refuse(self, reason: str, code: int = PROTOCOL_ERROR) -> None:
+    def refuse(self, reason: str, code: int) -> None:
         """Let nothing more pass, over a rule that the caller knows; a frame under way stays cut off."""
         self._refuse(0, reason, code)
 
