@@ -74,7 +74,10 @@ async def _play_all(
         _say(f"{run.name}: {summary.in_words(outcome)}")
         return outcome
 
-    return list(await asyncio.gather(*map(one, runs)))
+    # A group waits for all its tasks when it is cancelled.
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(run)) for run in runs]
+    return [task.result() for task in tasks]
 
 
 def _progress(run: Run, cases: Sequence[str]) -> Callable[[str], None]:
