@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ _SCHEMES = ("ws", "wss")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when every case of every run passed, 1 when not, 2 when the suite cannot be had, 130 on Ctrl-C."""
+    """0 when every case of every run passed, 1 when not, 2 when the suite cannot be had, 130 when interrupted."""
     options = _options(argv)
     try:
         suite = prepare(_say)
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say(f"{len(runs)} runs of up to {len(chosen)} cases, {options.jobs} at a time; reports in {options.results}")
     try:
         outcomes = asyncio.run(_play_all(runs, suite, chosen, options.results, options.jobs))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         _say("interrupted")
         return 130
     table = summary.table(outcomes)
@@ -62,6 +63,10 @@ async def _play_all(
     runs: Sequence[Run], suite: Suite, chosen: Sequence[str], results: Path, jobs: int
 ) -> list[Outcome]:
     places = asyncio.Semaphore(jobs)
+    # As Ctrl-C does: so that what the runs have started ends with them.
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
 
     async def one(run: Run) -> Outcome:
         async with places:
@@ -69,7 +74,10 @@ async def _play_all(
         _say(f"{run.name}: {summary.in_words(outcome)}")
         return outcome
 
-    return list(await asyncio.gather(*map(one, runs)))
+    # A group waits for all its tasks when it is cancelled.
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(run)) for run in runs]
+    return [task.result() for task in tasks]
 
 
 def _progress(run: Run, cases: Sequence[str]) -> Callable[[str], None]:

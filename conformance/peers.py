@@ -33,6 +33,11 @@ from twisted.internet.interfaces import IReactorTCP, IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.task import react
 
+#: What both ends are told. Without the first a fault would drop the connection, where the suite waits for a Close. The
+#: suite builds its largest messages before it looks at its sockets again, which on a busy machine takes its time.
+_PATIENCE = 60
+_OPTIONS = {"failByDrop": False, "openHandshakeTimeout": _PATIENCE, "closeHandshakeTimeout": _PATIENCE}
+
 
 class EchoServer(WebSocketServerProtocol):  # type: ignore[misc]
     """Sends every message back."""
@@ -68,8 +73,7 @@ def serve(reactor: Any, plain: bool) -> Deferred[None]:
     """Echo on a port of the kernel's choice, for good."""
     factory = WebSocketServerFactory()
     factory.protocol = EchoServer
-    # Without this a fault would drop the connection, where the suite waits for a Close.
-    factory.setProtocolOptions(failByDrop=False, perMessageCompressionAccept=None if plain else _accept_offer)
+    factory.setProtocolOptions(**_OPTIONS, perMessageCompressionAccept=None if plain else _accept_offer)
     port = IReactorTCP(reactor).listenTCP(0, factory, interface="127.0.0.1")
     print(port.getHost().port, flush=True)  # type: ignore[attr-defined]
     return Deferred()
@@ -92,7 +96,8 @@ async def run_cases(reactor: Any, url: str, port: str, agent: str, authority: st
         factory = WebSocketClientFactory(url + resource)
         factory.protocol = lambda: Client(echoes)
         factory.setProtocolOptions(
-            failByDrop=False,
+            **_OPTIONS,
+            serverConnectionDropTimeout=_PATIENCE,
             perMessageCompressionOffers=[PerMessageDeflateOffer()],
             perMessageCompressionAccept=_accept_response,
         )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _RELEASE = "bullseye"
@@ -29,25 +29,25 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """``path`` runs, with ``libraries`` in the search path of the dynamic linker."""
+    """``path`` runs, with ``variables`` besides those of this process, and with them pip can compile for it."""
 
     path: Path
-    libraries: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables to run it with."""
-        more = {} if self.libraries is None else {"LD_LIBRARY_PATH": str(self.libraries)}
-        return {**os.environ, **more}
+        """All variables to run it with."""
+        return {**os.environ, **self.variables}
 
 
 def find(folder: Path) -> Interpreter:
     """One that is there, or else one from Debian's packages, unpacked into ``folder``; raises Unavailable."""
     named = os.environ.get("PYTHON2")
     if named is not None:
-        if not _runs(Path(named)):
+        path = Path(shutil.which(named) or named)
+        if not _runs(path):
             raise Unavailable(f"PYTHON2={named} is no Python 2.7 that runs")
-        return Interpreter(Path(named))
+        return Interpreter(path)
     for path in _candidates():
         if _runs(path):
             return Interpreter(path)
@@ -99,8 +99,13 @@ def _from_debian(folder: Path) -> Interpreter:
     _output(*apt, "download", *_PACKAGES, cwd=folder / "packages")
     for package in sorted((folder / "packages").glob("*.deb")):
         _output("dpkg-deb", "-x", str(package), str(folder / "root"))
-    (libraries,) = {path.parent for path in (folder / "root").glob("usr/lib/*/libssl.so.1.1")}
-    found = Interpreter(folder / "root/usr/bin/python2.7", libraries)
+    unpacked = folder / "root" / "usr"
+    (libraries,) = {path.parent for path in unpacked.glob("lib/*/libssl.so.1.1")}
+    headers = unpacked / "include"
+    found = Interpreter(
+        unpacked / "bin" / "python2.7",
+        {"LD_LIBRARY_PATH": str(libraries), "CPATH": f"{headers / 'python2.7'}:{headers}"},
+    )
     if not _runs(found.path, found.environment):
         raise Unavailable(f"{help_text} (the one of Debian's packages does not run here)")
     return found

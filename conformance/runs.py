@@ -31,6 +31,10 @@ ROOT = Path(__file__).parent.parent
 #: How long a start, or an end, may take, in seconds; and how long a whole run.
 PATIENCE = 30.0
 LONGEST_RUN = 7200.0
+#: How long the suite waits, in seconds: for answers to its opening and closing handshakes, and for a server to end TCP
+#: after the latter. It would wait 5, 1 and 1, which on a busy machine is not much; the router itself gives up after 5.
+_WAITING = {"openHandshakeTimeout": 60, "closeHandshakeTimeout": 4}
+_WAITING_FOR_SERVERS = {**_WAITING, "serverConnectionDropTimeout": 4}
 
 
 class RunError(Exception):
@@ -111,7 +115,8 @@ class Program:
 
     async def ended(self) -> int:
         """Wait for its end: the status."""
-        await self._reader
+        # Who waits may be cancelled, but then the output is read on: it must still be ended.
+        await asyncio.wait((self._reader,))
         return await self._process.wait()
 
     async def stop(self) -> int:
@@ -255,7 +260,9 @@ async def _fuzz_as_client(stage: Stage, run: Run, cases: Sequence[str], heard: C
         if run.scheme == "wss":
             # So the suite verifies the certificate, and names the server in its ClientHello.
             server["hostname"] = "localhost"
-        fuzzer = await stage.start_suite("fuzzingclient", {"servers": [server], "cases": cases}, heard)
+        fuzzer = await stage.start_suite(
+            "fuzzingclient", {"servers": [server], "cases": cases, "options": _WAITING_FOR_SERVERS}, heard
+        )
         await fuzzer.ended()
 
 
@@ -265,7 +272,8 @@ async def _fuzz_as_server(stage: Stage, run: Run, cases: Sequence[str], heard: C
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind(("", 0))
         backend = place.getsockname()[1]
-        fuzzer = await stage.start_suite("fuzzingserver", {"url": f"ws://localhost:{backend}", "cases": cases}, heard)
+        spec = {"url": f"ws://localhost:{backend}", "cases": cases, "options": _WAITING}
+        fuzzer = await stage.start_suite("fuzzingserver", spec, heard)
         await fuzzer.listening(backend)
         async with stage.router(backend) as port:
             authority = [str(stage.authority)] if run.scheme == "wss" else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -93,3 +94,16 @@ def test_a_port_that_refuses_is_a_fault(suite: Suite, tmp_path: Path) -> None:
         done = subprocess.run(command, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, check=False)
     assert done.returncode == 0
     assert verdicts.judge((tmp_path / "index.json").read_text(), "relay", ["1.1.1"]).faults == ("no case ran",)
+
+
+def test_who_is_interrupted_leaves_nothing_running(suite: Suite, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "conformance", "--cases", "12", "--results", str(tmp_path / "results")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        assert any("12.1.* (0 of 90 done)" in line for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readlines()[-1] == "conformance: interrupted\n"
+    assert process.returncode == 130
+    # What it started is of its session, and group.
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

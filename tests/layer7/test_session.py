@@ -284,6 +284,33 @@ def test_an_offending_backend_gets_1002_and_the_innocent_client_1011(scene):
     assert (scene.ends[0].who, scene.ends[0].code) == (Who.BACKEND, 1002)
 
 
+def test_an_offending_client_that_has_the_backends_close_gets_no_second_one(scene):
+    scene.run()
+    scene.client.socket.send(frame(LONG, masked=True)[:500])
+    scene.until(lambda: len(scene.server.received) == 500)
+    scene.server.socket.send(SERVER_CLOSE)
+    scene.until(lambda: scene.client.received)
+    # As who gives up a message does: its Close is read as the rest of the frame, and what is behind that is none.
+    scene.client.socket.send(frame(LONG, masked=True)[500:] + frame(LONG, masked=False))
+    scene.until(lambda: scene.client.ended)
+    assert scene.client.received == SERVER_CLOSE
+    scene.over()
+    assert scene.ends == [End(Who.BACKEND, 1000, "")]
+
+
+def test_an_offending_backend_that_has_the_clients_close_gets_no_second_one(scene):
+    scene.run()
+    scene.server.socket.send(frame(LONG, masked=False)[:500])
+    scene.until(lambda: len(scene.client.received) == 500)
+    scene.client.socket.send(CLIENT_CLOSE)
+    scene.until(lambda: scene.server.received)
+    scene.server.socket.send(frame(LONG, masked=False)[500:] + frame(LONG, masked=True))
+    scene.until(lambda: scene.server.ended)
+    assert scene.server.received == CLIENT_CLOSE
+    scene.over()
+    assert scene.ends == [End(Who.CLIENT, 1000, "")]
+
+
 def test_a_close_that_nobody_answers_ends_with_its_time(scene):
     scene.run()
     scene.session.end(1001, "drain")

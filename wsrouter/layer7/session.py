@@ -209,9 +209,11 @@ class RelaySession:
         violation = pump.walker.violation
         assert violation is not None
         offender = pump.source
+        back = self._down if pump is self._up else self._up
         if self._end is None:
             self._end = End(self._who(offender), violation.code, violation.reason)
-        if offender not in self._told:
+        # Who already has the other's Close gets no second one.
+        if offender not in self._told and back.walker.close is None:
             self._tell(offender, violation.code)
         other = self._other(offender)
         if other is not None and other not in self._told:
