@@ -22,7 +22,7 @@ from wsrouter.policy.networks import UNIX
 from wsrouter.policy.routing import RouteTable
 from wsrouter.relay.loop import Relay
 from wsrouter.wire.forwarding import ClientFacts, Pair, Template, compile_template
-from wsrouter.wire.head import RequestHead
+from wsrouter.wire.head import RequestHead, new
 from wsrouter.wire.target import Target
 
 
@@ -61,7 +61,7 @@ class Request(NamedTuple):
         connection = self.connection
         ip = "" if connection.ip == UNIX else connection.ip
         own: Scheme = "https" if connection.secure else "http"
-        return ClientFacts(ip, connection.port, own, self.head.host, self.behind)
+        return new(ClientFacts, (ip, connection.port, own, self.head.host, self.behind))
 
     def fields(self) -> dict[str, str]:
         """What the placeholders of templates stand for (``values.TEMPLATE_FIELDS``)."""

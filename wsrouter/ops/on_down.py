@@ -20,7 +20,8 @@ _log = Logger()
 class Evictions:
     """Ends the sessions and tunnels of backends that are no more, for the pools that want it.
 
-    It observes the registry: one that was still being opened when its backend went is ended with the others.
+    While backends are gone it observes the registry: one that was still being opened when its backend went is ended
+    with the others.
     """
 
     def __init__(self, clock: IReactorTime, registry: Registry) -> None:
@@ -30,7 +31,6 @@ class Evictions:
         #: By pool and backend: who is opened there still, and until when that may happen.
         self._late: dict[tuple[str, str], tuple[Spread[Entry], float]] = {}
         self._stopped = False
-        registry.observers.append(self)
 
     def gone(self, pool: Pool, backend: str) -> None:
         """The backend with this label has gone down or was removed. Nothing happens with ``on_down = keep``."""
@@ -52,18 +52,32 @@ class Evictions:
             )
         spread = Spread(self._clock, entries, pool.down_spread, self._end)
         spread.start()
-        now = self._clock.seconds()
         longest = pool.queue_timeout + pool.retry_time + pool.connect_timeout + pool.handshake_timeout
-        self._late = {key: late for key, late in self._late.items() if now < late[1]}
-        self._late[pool.name, backend] = (spread, now + longest)
+        self._late[pool.name, backend] = (spread, self._clock.seconds() + longest)
+        self._forget_late()
         self._spreads = [*(spread for spread in self._spreads if spread.waiting), spread]
 
     def back(self, pool: str, backend: str) -> None:
         """It is up again, or of the pool again: those that are opened there now may stay."""
         self._late.pop((pool, backend), None)
+        self._observe()
+
+    def _forget_late(self) -> None:
+        now = self._clock.seconds()
+        self._late = {key: late for key, late in self._late.items() if now < late[1]}
+        self._observe()
+
+    def _observe(self) -> None:
+        """Observe the registry while there is a reason to: it costs each session a little."""
+        observers = self._registry.observers
+        if self._late and self not in observers:
+            observers.append(self)
+        elif not self._late and self in observers:
+            observers.remove(self)
 
     def opened(self, entry: Entry) -> None:
         """A session or tunnel lives; the backend may have gone meanwhile."""
+        self._forget_late()
         late = self._late.get((entry.facts.pool, entry.facts.backend))
         if late is not None:
             spread, _ = late
@@ -87,6 +101,7 @@ class Evictions:
             spread.stop()
         self._spreads.clear()
         self._late.clear()
+        self._observe()
 
     def _end(self, entry: Entry) -> None:
         if entry.number not in self._registry.entries:

@@ -125,7 +125,8 @@ def upgrade_head(
         lines = list(map(b": ".join, pairs))
     else:
         # Most clients' handshakes, by the same rules: nothing in them depends on anything but the field itself.
-        lines = list(compress(head.lines, map(_passes_with_upgrade, map(_lower_of, head.fields))))
+        names = head.values if len(head.values) == len(head.lines) else map(_lower_of, head.fields)
+        lines = list(compress(head.lines, map(_passes_with_upgrade, names)))
         lines += map(b": ".join, _forwarded(client))
     if upgrade.extensions and not (set_headers and _EXTENSIONS in {name.lower() for name, _ in set_headers}):
         lines.append(b"Sec-WebSocket-Extensions: " + b", ".join(upgrade.extensions))

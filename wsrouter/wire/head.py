@@ -32,6 +32,9 @@ LINE_LIMIT = 8 * 1024
 #: Values up to this many bytes are remembered where clients are expected to send the same ones again.
 SHORT = 64
 
+#: Makes a named tuple of a tuple of all its values, in a third of the time that calling its class takes.
+new = tuple.__new__
+
 #: One field line: the name in lower case, the name as written, the value without the blanks around it.
 Field: TypeAlias = tuple[bytes, bytes, bytes]
 
@@ -174,19 +177,10 @@ def parse_request(head: bytes) -> RequestHead:
     minor = 1 if digit == b"1" else 0
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
     length, chunked = _framing(minor, values)
-    return RequestHead(
-        minor,
-        fields,
-        lines,
-        values,
-        connection,
-        length,
-        chunked,
-        method.decode("ascii"),
-        target,
-        _host(minor, target, values.get(b"host")),
-        tokens(values[b"upgrade"]) if minor and b"upgrade" in connection and b"upgrade" in values else (),
-    )
+    host = _host(minor, target, values.get(b"host"))
+    upgrades = tokens(values[b"upgrade"]) if minor and b"upgrade" in connection and b"upgrade" in values else ()
+    facts = (minor, fields, lines, values, connection, length, chunked, method.decode("ascii"), target, host, upgrades)
+    return new(RequestHead, facts)
 
 
 def parse_response(head: bytes) -> ResponseHead:
@@ -208,7 +202,8 @@ def parse_response(head: bytes) -> ResponseHead:
     except HttpError as error:
         raise BackendError(502, f"the backend's answer: {error.reason}") from None
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
-    return ResponseHead(minor, fields, lines, values, connection, length, chunked, int(status), reason or b"")
+    facts = (minor, fields, lines, values, connection, length, chunked, int(status), reason or b"")
+    return new(ResponseHead, facts)
 
 
 def tokens(values: Sequence[bytes]) -> tuple[bytes, ...]:

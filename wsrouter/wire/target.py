@@ -58,7 +58,7 @@ def parse_target(target: bytes, method: str) -> Target:
     if simple is not None and method != "CONNECT":
         path, query = simple.groups()
         if b"/." not in path:
-            return Target(path.decode("ascii"), query)
+            return tuple.__new__(Target, (path.decode("ascii"), query, None))
     return _parse_any(target, method)
 
 
