@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for role in Role
         if kind.name in options.kinds and scheme in options.over and role.value.split()[1] in options.suite
     ]
-    # What an earlier call left is not of this one.
-    shutil.rmtree(options.results, ignore_errors=True)
+    for run in runs:
+        # What an earlier call left is not of this one.
+        shutil.rmtree(options.results / run.name, ignore_errors=True)
     _say(f"{len(runs)} runs of up to {len(chosen)} cases, {options.jobs} at a time; reports in {options.results}")
     try:
         outcomes = asyncio.run(_play_all(runs, suite, chosen, options.results, options.jobs))
@@ -111,8 +112,11 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--cases", type=lambda text: text.split(","), help="groups or cases, by comma: 9,12.1,13.2.4")
     add("--quick", dest="cases", action="store_const", const=QUICK, help="groups 1 to 10, one case of 12 and of 13")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (one for each CPU)")
-    add("--results", type=Path, default=RESULTS, help="folder of the reports; what it holds is replaced")
-    return parser.parse_args(argv)
+    add("--results", type=Path, default=RESULTS, help="folder of the reports; what it has of the same runs is replaced")
+    options = parser.parse_args(argv)
+    # The router takes paths to be relative to its configuration.
+    options.results = options.results.resolve()
+    return options
 
 
 def _names(known: Sequence[str]) -> Callable[[str], list[str]]:

@@ -11,7 +11,6 @@ import enum
 import json
 import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -24,21 +23,17 @@ import trustme
 
 from conformance import kinds, verdicts
 from conformance.kinds import Kind
+from conformance.programs import Program, StartError
 from conformance.suite import Suite
 from conformance.verdicts import Judgement
 
 ROOT = Path(__file__).parent.parent
-#: How long a start, or an end, may take, in seconds; and how long a whole run.
-PATIENCE = 30.0
+#: How long a run may take, in seconds.
 LONGEST_RUN = 7200.0
 #: How long the suite waits, in seconds: for answers to its opening and closing handshakes, and for a server to end TCP
 #: after the latter. It would wait 5, 1 and 1, which on a busy machine is not much; the router itself gives up after 5.
 _WAITING = {"openHandshakeTimeout": 60, "closeHandshakeTimeout": 4}
 _WAITING_FOR_SERVERS = {**_WAITING, "serverConnectionDropTimeout": 4}
-
-
-class RunError(Exception):
-    """A run could not be made; the text says why."""
 
 
 class Role(enum.Enum):
@@ -66,72 +61,6 @@ class Run:
         deflate = self.kind.deflate_clients if self.role is Role.CLIENT else self.kind.deflate_backends
         compressed = set(verdicts.select(chosen, ("12", "13")))
         return [case for case in chosen if deflate or case not in compressed]
-
-
-class Program:
-    """A process whose output goes to a file, and line by line to ``heard``."""
-
-    def __init__(self, process: asyncio.subprocess.Process, log: Path, heard: Callable[[str], None]) -> None:
-        self._process = process
-        self._log = log
-        self._heard = heard
-        self._waiting: list[tuple[re.Pattern[str], asyncio.Future[str]]] = []
-        self._reader = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._log.open("w") as log:
-            async for line in self._process.stdout:
-                text = line.decode(errors="replace")
-                log.write(text)
-                log.flush()
-                self._heard(text)
-                for pattern, found in self._waiting:
-                    match = pattern.search(text)
-                    if match and not found.done():
-                        found.set_result(match[1])
-
-    async def find(self, pattern: str) -> str:
-        """What the group in the pattern holds in the first line that matches; raises RunError if it ends before."""
-        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append((re.compile(pattern), found))
-        await asyncio.wait((found, self._reader), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-        if not found.done():
-            raise RunError(self._last_words())
-        return found.result()
-
-    async def listening(self, port: int) -> None:
-        """Wait until it takes connections; raises RunError if it ends before."""
-        async with asyncio.timeout(PATIENCE):
-            while not self._reader.done():
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except ConnectionRefusedError:
-                    await asyncio.sleep(0.05)
-                else:
-                    writer.close()
-                    return
-        raise RunError(self._last_words())
-
-    async def ended(self) -> int:
-        """Wait for its end: the status."""
-        # Who waits may be cancelled, but then the output is read on: it must still be ended.
-        await asyncio.wait((self._reader,))
-        return await self._process.wait()
-
-    async def stop(self) -> int:
-        """End it, if it has not ended: the status."""
-        if self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    return await self.ended()
-            except TimeoutError:
-                self._process.kill()
-        return await self.ended()
-
-    def _last_words(self) -> str:
-        return f"it did not start: {self._log} ends with {self._log.read_text()[-300:]!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +177,7 @@ async def play(run: Run, suite: Suite, chosen: Sequence[str], folder: Path, bega
             async with asyncio.timeout(LONGEST_RUN):
                 await act(stage, run, cases, heard)
             judgement = stage.judge(cases)
-        except (RunError, OSError) as error:
+        except (StartError, OSError) as error:
             judgement = Judgement(len(cases), faults=(str(error) or type(error).__name__,))
     return Outcome(run, judgement, time.monotonic() - start)
 
