@@ -268,6 +268,7 @@ def test_a_leg_that_awaits_the_end_reads_nothing_and_notices_a_reset(rig, record
     rig.until(lambda: protocol.lost)
     assert not protocol.data
     assert isinstance(protocol.lost[0], ConnectionResetError)
+    assert protocol.lost[0].strerror == "Connection reset by peer"
 
 
 def test_what_is_written_meanwhile_does_not_end_the_wait_for_a_reset(rig, recorder):

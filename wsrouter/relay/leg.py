@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -519,7 +520,7 @@ class Leg(SocketFacts):
 
     def _socket_error(self) -> OSError | None:
         number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        return OSError(number, "connection failed") if number else None
+        return OSError(number, os.strerror(number)) if number else None
 
     # Interest.
 
