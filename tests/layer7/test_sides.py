@@ -19,6 +19,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from wsrouter.errors import FrameError
+from wsrouter.layer7.policies import Policies
 from wsrouter.layer7.side import Side
 from wsrouter.layer7.sides import IS_FAST, BackendSide, ClientSide, client_options, factories, server_options
 
@@ -54,6 +55,9 @@ class Reports:
     def control_came(self, side: Side, is_ping: bool, payload: bytes) -> None:
         self.heard.append(("ping" if is_ping else "pong", payload))
 
+    def ping_answered(self, side: Side) -> None:
+        self.heard.append(("answered",))
+
     def close_came(self, side: Side) -> None:
         self.heard.append(("close", side.walker.close))
 
@@ -83,7 +87,7 @@ def side(clock):
     def make(kind: Any, offer: bytes | None = None):
         reports = Reports()
         server, client = factories(clock, LIMIT)
-        one = kind(reports, FakeLeg(), LIMIT, server if kind is ClientSide else client)
+        one = kind(reports, FakeLeg(), LIMIT, Policies(), server if kind is ClientSide else client)
         one.makeConnection(one.leg)
         one.granted = one.open(offer)
         return one, reports
