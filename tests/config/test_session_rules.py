@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wsrouter.config.options import NOT_YET
 from wsrouter.config.reader import parse
-from wsrouter.config.values import Compression, FilterRule, Route, Session
+from wsrouter.config.values import Compression, FilterRule, IdleCounts, OnRate, Rate, Route, Session
 from wsrouter.errors import ConfigError
 
 #: The options of the route begin at line 5.
@@ -66,6 +65,16 @@ def test_a_message_session_always_has_a_largest_message(options: str, limit: int
     assert route(options).max_message == limit
 
 
+def test_message_sessions_have_every_policy_of_relay_sessions() -> None:
+    found = route(
+        "session = message\nmax_fragments = 5\nidle_counts = data\nmessage_rate = 5/s\nbyte_rate = 1k/s\n"
+        "on_rate = close\nping = 1s\nbackend_ping = 2s\nping_timeout = 3s"
+    )
+    assert (found.max_message, found.max_fragments, found.idle_counts) == (1 << 20, 5, IdleCounts.DATA)
+    assert (found.message_rate, found.byte_rate, found.on_rate) == (Rate(5.0, 5), Rate(1024.0, 1024), OnRate.CLOSE)
+    assert (found.ping, found.backend_ping, found.ping_timeout) == (1.0, 2.0, 3.0)
+
+
 def test_compression_is_off_unless_asked_for() -> None:
     assert route("session = message").compression is Compression.OFF
     assert route("compression = client").compression is Compression.CLIENT
@@ -86,7 +95,13 @@ def test_compression_is_off_unless_asked_for() -> None:
         ("filter = a 'b", ["5: filter: 'a 'b' cannot be split into words (no closing quotation)"]),
         ("filter = ä", ["5: filter: 'ä' is not a name (expected letters, digits, '_', '.' and '-')"]),
         ("session = messages", ["5: session: unknown value 'messages' (known: auto, relay, message)"]),
-        ("session = message\nping = 20s", [f"6: ping: with message sessions {NOT_YET}"]),
+        (
+            "session = message\nmax_fragments = 5\nmax_message = off",
+            [
+                "6: max_fragments: means nothing without 'max_message'",
+                "7: max_message: message sessions keep whole messages: a size is needed",
+            ],
+        ),
         ("max_message = many", ["5: max_message: 'many' is not a size (expected, for example, 512, 16k or 1m)"]),
     ],
 )

@@ -11,19 +11,22 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_websocket
 from zope.interface import implementer
 
+from tests.vanishing import vanish
 from wsrouter.errors import ConfigError
 from wsrouter.layer7 import own_filters
 from wsrouter.layer7.filters import DROP, PASS, Close, Direction, IFilterMaker, IMessageFilter, Replace
 from wsrouter.live.registry import Who
+from wsrouter.policy.heartbeat import Heartbeat
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
-def configured(address: str, filters: str, more: str = "") -> str:
+def configured(address: str, filters: str, more: str = "", close_timeout: str = "60s") -> str:
     lines = "".join(f"\n    {line}" for line in filters.splitlines())
     return (
         "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
-        f"[route rule]\npool = app\nclose_timeout = 60s\n{more}\nfilter ={lines}\n[pool app]\nbackends = {address}\n"
+        f"[route rule]\npool = app\nclose_timeout = {close_timeout}\n{more}\nfilter ={lines}\n"
+        f"[pool app]\nbackends = {address}\n"
     )
 
 
@@ -60,11 +63,11 @@ def plugin(monkeypatch):
 
 @pytest.fixture
 def start(router, backend, open_session):
-    """``start(filters, files=None, more="") -> running, client, peer``: a session whose messages are filtered."""
+    """``start(filters, files=None, more="", ...) -> running, client, peer``: a session whose messages are filtered."""
 
-    def begin(filters: str = "plugin", files=None, more: str = ""):
+    def begin(filters: str = "plugin", files=None, more: str = "", close_timeout: str = "60s"):
         server = backend()
-        running = router(configured(server.address, filters, more), files)
+        running = router(configured(server.address, filters, more, close_timeout), files)
         return running, *open_session(running, server, "/chat")
 
     return begin
@@ -203,13 +206,165 @@ def test_a_session_that_ends_while_a_filter_thinks_cancels_it(start, frame, plug
             running.call(running.opened[0].end, 1001, "drained")
         else:
             client.reset()
-            # Nobody reads from the client: an end of the router's own is what finds it gone.
-            running.call(running.opened[0].end, 1001, "drained")
         assert peer.recv_frame().code == 1001
         peer.close()
         client.close()
     running.until(lambda: running.closed)
     assert len(cancelled) == 1
+
+
+# Who is gone while one thinks.
+
+
+class Thinking:
+    """An answer of a plugin: Deferreds, kept for the test, which notes in ``cancelled`` those that are given up."""
+
+    def __init__(self) -> None:
+        self.deferreds: list[Deferred[Any]] = []
+        self.cancelled: list[Deferred[Any]] = []
+
+    def __call__(self, message):
+        self.deferreds.append(Deferred(self.cancelled.append))
+        return self.deferreds[-1]
+
+
+@pytest.fixture
+def thinking(plugin):
+    """How the plugin answers."""
+    plugin.answer = Thinking()
+    return plugin.answer
+
+
+def ended(running, *peers):
+    """The end of the one session, once it is over; ``peers`` are closed first."""
+    for peer in peers:
+        peer.close()
+    running.until(lambda: running.closed)
+    return running.closed[0][1]
+
+
+@pytest.mark.parametrize("more", ["", "more"])
+def test_a_reset_is_noticed_while_a_filter_thinks_also_behind_what_waits(start, frame, thinking, more) -> None:
+    running, client, peer = start()
+    client.send(frame(TEXT, b"x") + (frame(TEXT, b"more") if more else b""))
+    running.until(lambda: thinking.deferreds)
+    # What is written to a client in the meantime ends no waiting for its reset.
+    peer.send(frame(TEXT, b"meanwhile", mask=False))
+    assert client.recv_frame().payload == b"meanwhile"
+    client.reset()
+    assert peer.recv_frame().code == 1001
+    end = ended(running, peer)
+    assert (end.who, end.code, end.reason) == (Who.CLIENT, 1006, "connection reset by peer")
+    assert len(thinking.cancelled) == 1
+
+
+@pytest.mark.parametrize("how", ["lets it pass", "drops it", "refuses it"])
+def test_what_a_client_said_before_its_fin_is_judged_and_then_the_backend_is_told(start, frame, thinking, how) -> None:
+    running, client, peer = start()
+    client.send(frame(TEXT, b"last words"))
+    running.until(lambda: thinking.deferreds)
+    client.finish()
+    running.until(lambda: running.opened[0]._client.leg.eof)
+    peer.send(frame(TEXT, b"it may still read", mask=False))
+    assert client.recv_frame().payload == b"it may still read"
+    verdict = {"lets it pass": PASS, "drops it": DROP, "refuses it": Close(4001, "no")}[how]
+    running.call(thinking.deferreds[0].callback, verdict)
+    if how == "lets it pass":
+        assert peer.recv_frame().payload == b"last words"
+    elif how == "refuses it":
+        assert client.recv_frame().code == 4001
+    assert peer.recv_frame().code == 1001
+    assert client.recv_all() == b""
+    end = ended(running, peer)
+    expected = (4001, "filter plugin: no")
+    if how != "refuses it":
+        expected = (1006, "closed the connection without a Close frame")
+    assert (end.who, end.code, end.reason) == (Who.CLIENT, *expected)
+    assert not thinking.cancelled
+
+
+def test_behind_a_fin_a_filter_that_does_not_decide_is_given_up_in_the_close_timeout(start, frame, thinking) -> None:
+    running, client, peer = start(close_timeout="200ms")
+    client.send(frame(TEXT, b"x"))
+    running.until(lambda: thinking.deferreds)
+    client.close()
+    assert peer.recv_frame().code == 1001
+    end = ended(running, peer)
+    assert (end.who, end.reason) == (Who.CLIENT, "closed the connection without a Close frame")
+    assert len(thinking.cancelled) == 1
+
+
+@pytest.mark.parametrize("then", ["reset", "drain", "the backend closes", "the backend vanishes", "the backend errs"])
+def test_whatever_ends_a_session_behind_a_fin_while_a_filter_thinks(start, frame, thinking, then) -> None:
+    running, client, peer = start(close_timeout="500ms" if then == "the backend closes" else "60s")
+    client.send(frame(TEXT, b"x"))
+    running.until(lambda: thinking.deferreds)
+    client.finish()
+    running.until(lambda: running.opened[0]._client.leg.eof)
+    if then == "reset":
+        client.reset()
+        assert peer.recv_frame().code == 1001
+    elif then == "drain":
+        running.call(running.opened[0].end, 1001, "drained")
+        assert client.recv_frame().code == peer.recv_frame().code == 1001
+    elif then == "the backend closes":
+        peer.send(frame(CLOSE, b"\x03\xe8", mask=False))
+        assert client.recv_frame().code == 1000
+        assert peer.recv_frame().code == 1001
+    elif then == "the backend vanishes":
+        peer.close()
+        assert client.recv_frame().code == 1011
+    else:
+        peer.send(frame(3, mask=False))
+        assert client.recv_frame().code == 1011
+        assert peer.recv_frame().code == 1002
+    ended(running, client, peer)
+    assert len(thinking.cancelled) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_client_that_vanishes_while_a_filter_thinks_is_found_by_a_ping(start, frame, thinking, waits) -> None:
+    running, client, peer = start(more="ping = 300ms\nping_timeout = 300ms")
+    client.send(frame(TEXT, b"x"))
+    running.until(lambda: thinking.deferreds)
+    ping = client.recv_frame()
+    assert ping.opcode == PING
+    client.send(frame(PONG, ping.payload))
+    running.until(lambda: running.call(running.opened[0].counts).rtt)
+    if waits:
+        client.send(frame(TEXT, b"half a message")[:9])
+        running.until(lambda: running.opened[0]._client.data)
+    vanish(client)
+    if waits:
+        # It is not heard any more, so its silence proves nothing.
+        running.settle()
+        assert running.live == 1
+        running.call(thinking.deferreds[0].callback, PASS)
+        assert peer.recv_frame().payload == b"x"
+    assert peer.recv_frame().code == 1001
+    end = ended(running, peer)
+    assert (end.who, end.reason) == (Who.CLIENT, "did not answer a ping within 0.3 s")
+
+
+def test_nobody_is_taken_for_dead_whom_a_filter_keeps_from_being_heard(start, frame, thinking, monkeypatch) -> None:
+    held = []
+    look = Heartbeat.look
+
+    def noted(self, now, heard, is_held, stuck):
+        held.append(is_held)
+        return look(self, now, heard, is_held, stuck)
+
+    monkeypatch.setattr(Heartbeat, "look", noted)
+    running, client, peer = start(more="ping = 100ms\nping_timeout = 300ms")
+    client.send(frame(TEXT, b"x") + frame(TEXT, b"y"))
+    # Looks come every 25 ms or later: these take far longer than ping and ping_timeout together.
+    running.until(lambda: sum(held) > 30)
+    assert running.live == 1
+    for payload in (b"x", b"y"):
+        running.until(lambda: thinking.deferreds)
+        running.call(thinking.deferreds.pop().callback, PASS)
+        assert peer.recv_frame().payload == payload
+    assert client.recv_frame().opcode == PING
 
 
 # One that fails.

@@ -27,10 +27,27 @@ MEGABYTE = 1 << 20
 DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
 
 
-@pytest.fixture(params=["plain", "tls"])
+#: Policies that let everything pass: nothing may be different with them.
+POLICIES = """
+message_rate = 1000000/s
+byte_rate = 1g/s
+ping = 1h
+backend_ping = 1h
+"""
+#: Policies that have a say in all that goes on; they need ``on_rate``.
+TIGHT = """
+message_rate = 1000/s burst=20
+byte_rate = 100k/s burst=1k
+ping = 100ms
+backend_ping = 50ms
+ping_timeout = 200ms
+"""
+
+
+@pytest.fixture(params=["plain", "policies", "tls"])
 def wire(request, authority):
     """How the two legs are carried: arguments for the backend, for the client, lines for listener and pool, files."""
-    if request.param == "plain":
+    if request.param in ("plain", "policies"):
         return {}, {}, "", "", {}
     return (
         {"tls": authority.server_context("inner.example")},
@@ -62,13 +79,14 @@ def start(router, backend, open_session):
 
 
 @pytest.fixture
-def start_on(router, backend, open_session, wire):
-    """The same, on plain sockets and on TLS."""
+def start_on(router, backend, open_session, wire, request):
+    """The same, on plain sockets, under policies, and on TLS."""
+    policies = POLICIES if request.node.callspec.params["wire"] == "policies" else ""
 
     def begin(route: str = "", close_timeout: str = "60s"):
         for_backend, for_client, listener, pool, files = wire
         server = backend(**for_backend)
-        running = router(configured(server.address, route, listener, pool, close_timeout), files)
+        running = router(configured(server.address, route + policies, listener, pool, close_timeout), files)
         return running, *open_session(running, server, **for_client)
 
     return begin
@@ -329,8 +347,8 @@ def violations(frame) -> dict:
             lambda mask: frame(TEXT, b"x" * 600, fin=False, mask=mask) + frame(0, b"x" * 401, fin=False, mask=mask),
             1009,
         ),
-        "a thousand and one empty fragments": (
-            lambda mask: frame(BINARY, fin=False, mask=mask) + frame(0, fin=False, mask=mask) * 1000,
+        "too many fragments": (
+            lambda mask: frame(BINARY, fin=False, mask=mask) + frame(0, fin=False, mask=mask) * 50,
             1008,
         ),
     }
@@ -353,7 +371,7 @@ NAMES = list(violations(lambda *_, **__: b""))
 @pytest.mark.parametrize("offender", ["client", "backend"])
 def test_a_violation_is_told_to_both_sides_and_goes_no_further(start, frame, offender, name) -> None:
     make, code = violations(frame)[name]
-    running, client, peer = start("max_message = 1000")
+    running, client, peer = start("max_message = 1000\nmax_fragments = 50")
     one, other, mask = both(client, peer, offender)
     one.send(frame(TEXT, b"good", mask=mask) + make(mask) + frame(TEXT, b"too late", mask=mask))
     assert other.recv_frame()[:2] == (TEXT, b"good")
@@ -642,7 +660,8 @@ def test_a_failure_in_a_turn_of_its_own_ends_the_session_too(start, frame, logge
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_two_peers_do_their_session_ends_and_leaves_nothing(start, frame, seed) -> None:
     rng = random.Random(seed)
-    running, *peers = start("compression = both", headers=DEFLATE, answer=DEFLATE)
+    policies = "" if seed % 2 else TIGHT + f"on_rate = {'close' if seed % 4 else 'slow'}"
+    running, *peers = start("compression = both\n" + policies, headers=DEFLATE, answer=DEFLATE)
     running.until(lambda: running.opened)
     deflated = zlib.compress(b"hello" * 500, wbits=-15)
     open_ends = [0, 1]
@@ -731,7 +750,7 @@ def test_aiohttp_exchanges_messages(router, echo_backend) -> None:
 
 @pytest.mark.parametrize("how", ["close", "vanish", "violate", "end", "abort"])
 def test_an_ended_session_is_freed_without_the_collector(start, frame, how) -> None:
-    running, client, peer = start("compression = client", headers=[("Sec-WebSocket-Extensions", "permessage-deflate")])
+    running, client, peer = start(f"compression = client\n{POLICIES}", headers=DEFLATE)
     running.until(lambda: running.opened)
     session = running.opened[0]
     dead = [weakref.ref(one) for one in (session._client, session._backend)]

@@ -1,26 +1,12 @@
-"""Clients that vanish without a word, as one whose cable is pulled does: no FIN, no reset, no acknowledgement.
-
-A socket filter on the client's own socket drops all that comes for it: its kernel then answers nothing.
-"""
+"""Clients that vanish without a word, as TCP itself finds them."""
 
 from __future__ import annotations
 
-import ctypes
-import socket
-import struct
-
+from tests.vanishing import vanish
 from wsrouter.live.registry import Who
 
 TEXT, CLOSE = 1, 8
-SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module has no name for it
 KEEPALIVE = 1
-
-
-def vanish(peer) -> None:
-    """From here on nothing reaches ``peer``, and nothing comes from it."""
-    # One instruction of classic BPF, BPF_RET | BPF_K with 0: keep no byte of any packet (socket(7)).
-    program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0), 8)
-    peer.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
 def test_a_client_that_vanishes_is_found_by_tcp_and_its_backend_is_told(

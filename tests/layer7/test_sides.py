@@ -18,9 +18,15 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from wsrouter.config.values import Rate
 from wsrouter.errors import FrameError
-from wsrouter.layer7.side import Side
+from wsrouter.layer7.policies import Policies
+from wsrouter.layer7.side import JUDGED, SLOW, Side
 from wsrouter.layer7.sides import IS_FAST, BackendSide, ClientSide, client_options, factories, server_options
+from wsrouter.policy.limits import TokenBucket
+from wsrouter.relay.deadlines import Deadlines
+from wsrouter.relay.meter import Meter
+from wsrouter.wire.policed import OwnPings
 
 LIMIT = 1000
 #: What sides call of Autobahn's, or put in the place of it.
@@ -36,10 +42,24 @@ def frame(opcode: int, payload: bytes) -> bytes:
     return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
 
 
+class FakeRelay:
+    """Time, and deadlines on it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.seconds = clock.seconds
+        self.deadlines = Deadlines(clock)
+
+
 class FakeLeg(StringTransport):
     """A leg in memory."""
 
-    relay: Any = None
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.relay: Any = FakeRelay(clock)
+
+    def await_end(self) -> None:
+        """Stop reading."""
+        self.producerState = "awaiting"
 
 
 class Reports:
@@ -53,6 +73,9 @@ class Reports:
 
     def control_came(self, side: Side, is_ping: bool, payload: bytes) -> None:
         self.heard.append(("ping" if is_ping else "pong", payload))
+
+    def ping_answered(self, side: Side) -> None:
+        self.heard.append(("answered",))
 
     def close_came(self, side: Side) -> None:
         self.heard.append(("close", side.walker.close))
@@ -78,12 +101,12 @@ def clock():
 
 @pytest.fixture
 def side(clock):
-    """``side(ClientSide, offer=None) -> side, reports``: attached and open."""
+    """``side(ClientSide, offer=None, policies) -> side, reports``: attached and open."""
 
-    def make(kind: Any, offer: bytes | None = None):
+    def make(kind: Any, offer: bytes | None = None, policies: Policies | None = None):
         reports = Reports()
         server, client = factories(clock, LIMIT)
-        one = kind(reports, FakeLeg(), LIMIT, server if kind is ClientSide else client)
+        one = kind(reports, FakeLeg(clock), LIMIT, policies or Policies(), server if kind is ClientSide else client)
         one.makeConnection(one.leg)
         one.granted = one.open(offer)
         return one, reports
@@ -177,3 +200,94 @@ def test_a_lost_side_holds_itself_in_no_cycle_and_is_silent_when_dissolved(side)
     one.connectionLost(Failure(ConnectionDone()))
     assert reports.heard == []
     assert not hasattr(one, "is_closed")
+
+
+def meter(messages: Rate, *, strict: bool = False) -> Policies:
+    """Policies with that rate of messages."""
+    return Policies(meter=Meter(TokenBucket(messages), None, strict))
+
+
+@pytest.mark.parametrize("offer", [None, b"permessage-deflate"])
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_an_answer_to_a_ping_of_the_routers_own_is_taken_out_and_is_no_activity(side, offer, step) -> None:
+    pings = OwnPings(b"8 bytes!")
+    one, reports = side(ClientSide, offer, Policies(pings=pings))
+    assert pings.make() == b"\x89\x0c8 bytes!\0\0\0\x01"
+    data = frame(1, b"a") + frame(10, b"8 bytes!\0\0\0\x01") + frame(10, b"their own") + frame(1, b"b")
+    for begin in range(0, len(data), step):
+        one.dataReceived(data[begin : begin + step])
+    heard = [("message", b"a", False), ("pong", b"their own"), ("message", b"b", False)]
+    assert [report for report in reports.heard if report != ("answered",)] == heard
+    assert reports.heard.count(("answered",)) == 1
+    assert one.bytes == len(data)
+    assert one.activity(data=False) == 7 + 15 + 7
+    assert one.activity(data=True) == 7 + 7
+
+
+def test_what_is_over_a_rate_waits_unread_and_comes_in_its_time(side, clock) -> None:
+    one, reports = side(ClientSide, None, meter(Rate(1.0, 2)))
+    one.dataReceived(b"".join(frame(1, payload) for payload in (b"a", b"b", b"c", b"d")))
+    assert reports.heard == [("message", b"a", False), ("message", b"b", False)]
+    assert one.leg.producerState == "paused"
+    assert one.activity(data=True) == 14
+    clock.advance(1.1)
+    assert reports.heard[2:] == [("message", b"c", False)]
+    assert one.leg.producerState == "paused"
+    clock.advance(1.1)
+    assert reports.heard[3:] == [("message", b"d", False)]
+    assert one.leg.producerState == "producing"
+    assert not clock.getDelayedCalls()
+
+
+def test_a_rate_and_another_reason_to_hold_are_both_waited_for(side, clock) -> None:
+    one, reports = side(ClientSide, None, meter(Rate(1.0, 1)))
+    one.hold(SLOW)
+    one.dataReceived(frame(1, b"a") + frame(1, b"b"))
+    clock.advance(1.1)
+    assert reports.heard == []
+    assert one.leg.producerState == "paused"
+    one.go_on(SLOW)
+    assert reports.heard == [("message", b"a", False), ("message", b"b", False)]
+    assert one.leg.producerState == "producing"
+
+
+def test_a_strict_rate_is_a_violation_behind_what_it_allows(side) -> None:
+    one, reports = side(ClientSide, None, meter(Rate(1.0, 1), strict=True))
+    one.dataReceived(frame(1, b"a") + frame(1, b"b"))
+    assert reports.heard == [("message", b"a", False), ("failed", 1008, "got more than the rate of the route")]
+
+
+@pytest.mark.parametrize("end", ["ignore", "dissolve"])
+def test_who_is_ignored_waits_for_no_tokens_and_the_close_behind_them_is_seen(side, clock, end) -> None:
+    one, reports = side(ClientSide, None, meter(Rate(1.0, 1)))
+    one.dataReceived(frame(1, b"a") + frame(1, b"b") + frame(8, b"\x03\xe8"))
+    assert not one.walker.event
+    getattr(one, end)()
+    clock.advance(2)
+    assert reports.heard == [("message", b"a", False)]
+    if end == "ignore":
+        assert one.walker.close == (1000, "")
+        assert one.leg.producerState == "producing"
+
+
+def test_while_a_filter_thinks_a_peer_is_read_until_something_waits_and_then_watched(side) -> None:
+    one, reports = side(ClientSide)
+    one.hold(JUDGED)
+    assert one.leg.producerState == "producing"
+    one.dataReceived(frame(1, b"a"))
+    assert one.leg.producerState == "awaiting"
+    one.hold(SLOW)
+    assert one.leg.producerState == "awaiting"
+    one.go_on(JUDGED)
+    assert one.leg.producerState == "paused"
+    one.go_on(SLOW)
+    assert one.leg.producerState == "producing"
+    assert reports.heard == [("message", b"a", False)]
+
+
+def test_bytes_of_messages_count_as_passed_and_pings_are_whole_at_once(side) -> None:
+    one, _ = side(ClientSide)
+    one.sendMessage(b"hello", True)
+    one.put_in(b"\x89\0")
+    assert one.leg.value() == b"\x82\x05hello\x89\0"
+    assert (one.passed, one.at_boundary, one.is_inserting) == (7, True, False)

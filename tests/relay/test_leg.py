@@ -268,6 +268,26 @@ def test_a_leg_that_awaits_the_end_reads_nothing_and_notices_a_reset(rig, record
     rig.until(lambda: protocol.lost)
     assert not protocol.data
     assert isinstance(protocol.lost[0], ConnectionResetError)
+    assert protocol.lost[0].strerror == "Connection reset by peer"
+
+
+def test_what_is_written_meanwhile_does_not_end_the_wait_for_a_reset(rig, recorder):
+    protocol = recorder()
+    leg, peer = rig.leg(protocol, 16384)
+    peer.greedy = False
+    leg.await_end()
+    data = b"x" * (1 << 20)
+    leg.write(data)
+    assert leg.pending is not None
+    peer.greedy = True
+    rig.until(lambda: len(peer.received) == len(data))
+    peer.send(b"unread")
+    rig.turn(3)
+    assert not rig.spin()
+    peer.reset()
+    rig.until(lambda: protocol.lost)
+    assert not protocol.data
+    assert isinstance(protocol.lost[0], ConnectionResetError)
 
 
 def test_a_reset_behind_a_fin_is_noticed_too(rig, recorder):

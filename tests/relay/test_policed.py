@@ -9,7 +9,8 @@ import pytest
 from wsrouter.config.values import Rate
 from wsrouter.policy.limits import TokenBucket
 from wsrouter.relay.leg import BUFFER_SIZE, Leg
-from wsrouter.relay.policed import Meter, PolicyPump
+from wsrouter.relay.meter import Meter
+from wsrouter.relay.policed import PolicyPump
 from wsrouter.relay.pump import FramePump, Pump
 from wsrouter.wire.policed import OwnPings, PolicyWalker
 

@@ -12,7 +12,7 @@ from wsrouter.config.endpoint import Address, bound_address, is_unix
 from wsrouter.config.faults import Faults, nearest, quoted
 from wsrouter.config.options import Section
 from wsrouter.config.pool_checks import check_pool
-from wsrouter.config.session_rules import check_session
+from wsrouter.config.session_rules import check_session, settle
 from wsrouter.config.values import Match, PathKind, Plain
 
 _TARGETS = ("pool", "static", "redirect")
@@ -107,11 +107,10 @@ def _check_frames(section: Section, faults: Faults) -> None:
     """Options that go with another one that is off."""
     if section.given("static") or section.given("redirect"):
         return  # told already
+    values = settle(section.values)
     for option, others in _GO_WITH.items():
         # What was given and could not be read may have been meant to be on.
-        on = any(
-            section.values[other] is not None if other in section.values else section.given(other) for other in others
-        )
+        on = any(values[other] is not None if other in values else section.given(other) for other in others)
         if section.given(option) and not on:
             names = " or ".join(f"'{other}'" for other in others)
             section.fault(faults, option, f"means nothing without {names}")

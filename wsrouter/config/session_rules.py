@@ -10,24 +10,12 @@ import shlex
 from typing import Any
 
 from wsrouter.config.faults import BadValue, Faults, quoted
-from wsrouter.config.options import NOT_YET, Section
+from wsrouter.config.options import Section
 from wsrouter.config.scalars import name
 from wsrouter.config.values import Compression, FilterRule, Session
 
 #: The largest message of a message session, where the route does not say: such a session keeps whole messages.
 DEFAULT_MAX_MESSAGE = 1 << 20
-
-#: Options that relay sessions alone know.
-_RELAY_ONLY = (
-    "idle_counts",
-    "max_fragments",
-    "message_rate",
-    "byte_rate",
-    "on_rate",
-    "ping",
-    "backend_ping",
-    "ping_timeout",
-)
 
 
 def filter_rule(text: str) -> FilterRule:
@@ -45,16 +33,12 @@ def check_session(section: Section, faults: Faults) -> None:
     asked = _needing_messages(values)
     if values.get("session") is Session.RELAY and asked:
         section.fault(faults, "session", f"relay cannot serve '{asked[0]}', which needs message sessions")
-    elif _kind(values) is Session.MESSAGE:
-        if section.given("max_message") and values.get("max_message", 0) is None:
-            section.fault(faults, "max_message", "message sessions keep whole messages: a size is needed")
-        for option in _RELAY_ONLY:
-            if section.given(option):
-                section.fault(faults, option, f"with message sessions {NOT_YET}")
+    elif _kind(values) is Session.MESSAGE and section.given("max_message") and values.get("max_message", 0) is None:
+        section.fault(faults, "max_message", "message sessions keep whole messages: a size is needed")
 
 
 def settle(values: dict[str, Any]) -> dict[str, Any]:
-    """The options of a route without faults, with what ``session = auto`` comes to."""
+    """The options of a route that could be read, with what ``session = auto`` comes to."""
     settled = dict(values, session=_kind(values), filters=values.get("filter", ()))
     settled.pop("filter", None)
     if settled["session"] is Session.MESSAGE:

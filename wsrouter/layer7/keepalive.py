@@ -1,4 +1,4 @@
-"""Keep-alive pings of the router's own on one leg of a relay session, and finding out that its peer is dead.
+"""Keep-alive pings of the router's own on one leg of a session, and finding out that its peer is dead.
 
 A deadline looks at the leg a few times within the interval; see ``policy.heartbeat`` for what it makes of that. The
 relay's deadlines are a coarse wheel, so a thousand sessions are looked at with one timer of the reactor.
@@ -9,16 +9,53 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 from wsrouter.config import values
-from wsrouter.layer7.pumps import Pumps
 from wsrouter.policy.heartbeat import STALL, Heartbeat, Verdict
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
-from wsrouter.relay.policed import PolicyPump
-from wsrouter.relay.pump import FramePump
 from wsrouter.wire.policed import OwnPings
+
+
+class Heard(Protocol):
+    """What reads the frames of a peer."""
+
+    @property
+    def source(self) -> Leg:
+        """The leg of that peer."""
+
+    @property
+    def sink(self) -> Leg | None:
+        """The leg for whose sake reading may be paused; None once nothing is passed on."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that were read so far."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether reading is held."""
+
+
+class Into(Protocol):
+    """What gives a peer its frames."""
+
+    @property
+    def passed(self) -> int:
+        """Bytes that the peer was given so far, the router's own pings perhaps excepted."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether a frame may be put in at once."""
+
+    @property
+    def is_inserting(self) -> bool:
+        """Whether a frame waits to be put in."""
+
+    def put_in(self, frame: bytes) -> None:
+        """Give the peer a control frame of the router's own, as soon as may be."""
 
 
 class KeepAlive:
@@ -34,8 +71,8 @@ class KeepAlive:
     def __init__(
         self,
         relay: Relay,
-        heard: PolicyPump,
-        into: PolicyPump,
+        heard: Heard,
+        into: Into,
         pings: OwnPings,
         interval: float,
         timeout: float,
@@ -120,21 +157,21 @@ class KeepAlive:
         self._dead(leg, how)
 
 
-_NOBODY: Mapping[FramePump, KeepAlive] = {}
+class Peer(NamedTuple):
+    """One peer of a session, by what hears it and what it is written through; and the router's pings to it, if any."""
+
+    heard: Heard
+    into: Into
+    pings: OwnPings | None
 
 
 def keepers_for(
-    route: values.Route, relay: Relay, pumps: Pumps, dead: Callable[[Leg, str], None]
-) -> Mapping[FramePump, KeepAlive]:
-    """What pings the peers of a session, by the pump that hears them; see ``KeepAlive`` for ``dead``."""
-    up, down = pumps.up, pumps.down
-    if not isinstance(up, PolicyPump) or not isinstance(down, PolicyPump):
-        return _NOBODY
-    keepers: dict[FramePump, KeepAlive] = {}
-    timeout = route.ping_timeout
-    if pumps.client_pings is not None and route.ping is not None:
-        keepers[up] = KeepAlive(relay, up, down, pumps.client_pings, route.ping, timeout, None, dead)
-    if pumps.backend_pings is not None and route.backend_ping is not None:
-        mask = functools.partial(os.urandom, 4)
-        keepers[down] = KeepAlive(relay, down, up, pumps.backend_pings, route.backend_ping, timeout, mask, dead)
+    route: values.Route, relay: Relay, client: Peer, backend: Peer, dead: Callable[[Leg, str], None]
+) -> Mapping[object, KeepAlive]:
+    """What pings the peers of a session, by what hears them; see ``KeepAlive`` for ``dead``."""
+    keepers: dict[object, KeepAlive] = {}
+    masked = functools.partial(os.urandom, 4)
+    for (heard, into, pings), interval, mask in ((client, route.ping, None), (backend, route.backend_ping, masked)):
+        if pings is not None and interval is not None:
+            keepers[heard] = KeepAlive(relay, heard, into, pings, interval, route.ping_timeout, mask, dead)
     return keepers

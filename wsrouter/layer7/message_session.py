@@ -6,9 +6,15 @@ asks gets the other end's answer, not the router's.
 
 The ends are those of a relay session (``session``), and so are their codes. They are simpler here: what goes out are
 whole frames, so a Close always fits, and a message that stays unfinished is not passed on at all.
+
+One end is this session's alone: a peer may be gone while a filter still thinks about its last message. A reset, or an
+unanswered ping, ends the session at once. Behind a FIN the message is still passed on, if the filter lets it pass
+within ``close_timeout``.
 """
 
 from __future__ import annotations
+
+import functools
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -17,9 +23,12 @@ from twisted.python.failure import Failure
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
+from wsrouter.config.values import IdleCounts
 from wsrouter.errors import FrameError
 from wsrouter.layer7.filters import Broken, Message, Refused, Verdict
+from wsrouter.layer7.keepalive import Peer, keepers_for
 from wsrouter.layer7.message_rules import MessageRules
+from wsrouter.layer7.policies import backend_policies, client_policies
 from wsrouter.layer7.side import JUDGED, Side
 from wsrouter.layer7.sides import BackendSide, ClientSide
 from wsrouter.live.connection import Connection
@@ -47,8 +56,10 @@ class MessageSession:
         "_deadline",
         "_end",
         "_judging",
+        "_keepers",
         "_lost",
         "_member",
+        "_patience",
         "_pool",
         "_registry",
         "_relay",
@@ -84,8 +95,21 @@ class MessageSession:
         self._rules = rules
         self._pool = pool
         self._member = member
-        self._client = ClientSide(self, client, rules.limit, rules.server_factory)
-        self._backend = BackendSide(self, server, rules.limit, rules.client_factory)
+        # A message is measured when it is inflated, not on the wire.
+        of_client, of_backend = (
+            policies._replace(max_message=None) for policies in (client_policies(route), backend_policies(route))
+        )
+        self._client = ClientSide(self, client, rules.limit, of_client, rules.server_factory)
+        self._backend = BackendSide(self, server, rules.limit, of_backend, rules.client_factory)
+        self._client.sink, self._backend.sink = server, client
+        #: What pings client and backend, by their sides.
+        self._keepers = keepers_for(
+            route,
+            relay,
+            Peer(self._client, self._client, of_client.pings),
+            Peer(self._backend, self._backend, of_backend.pings),
+            self._dead,
+        )
         self._end: End | None = None
         self._deadline: Deadline | None = None
         #: The sides that the router has sent a Close to, or has given up.
@@ -96,6 +120,8 @@ class MessageSession:
         self._lost: tuple[Side, ...] = ()
         #: What filters are still thinking about, by the side that it came from.
         self._judging: dict[Side, Deferred[Verdict]] = {}
+        #: How long filters may still think about what somebody said last who has ended the connection.
+        self._patience: Deadline | None = None
 
     def run(
         self, from_client: bytes, answer: bytes, from_server: bytes, offer: bytes | None, granted: bytes | None
@@ -118,6 +144,8 @@ class MessageSession:
         self._registry.open(self)
         if self._route.idle_timeout is not None:
             self._sweeper.watch(self, self._route.idle_timeout)
+        for keeper in self._keepers.values():
+            keeper.start()
         for side, early in ((client, from_client), (backend, from_server)):
             if early:
                 side.dataReceived(early)
@@ -147,6 +175,10 @@ class MessageSession:
                 other.sendPing(payload)
             else:
                 other.sendPong(payload)
+
+    def ping_answered(self, side: Side) -> None:
+        """A peer has answered a ping of the router's own."""
+        self._keepers[side].answered()
 
     def close_came(self, side: Side) -> None:
         """A peer's own Close frame."""
@@ -182,6 +214,12 @@ class MessageSession:
             if self._is_answered():
                 side.leg.close()
             return  # else it may still read the answer to its Close
+        if side in self._judging and side not in self._told:
+            side.leg.await_end()
+            self._patience = self._relay.deadlines.after(
+                self._route.close_timeout, functools.partial(self._give_up_judging, side)
+            )
+            return
         self._gone(side, "closed the connection without a Close frame")
         side.leg.loseConnection()
 
@@ -204,6 +242,13 @@ class MessageSession:
         self._judging.pop(side, None)
         self._judged(verdict, side, is_binary)
         side.go_on(JUDGED)
+        if side.leg.eof and side not in self._told and side not in self._lost:
+            self.fin_came(side)
+
+    def _give_up_judging(self, side: Side) -> None:
+        verdict = self._judging.get(side)
+        if verdict is not None:
+            verdict.cancel()
 
     def _broke(self, failure: Failure) -> None:
         _log.failure("A message session failed in the router itself and is ended", failure)
@@ -286,6 +331,11 @@ class MessageSession:
             if side not in self._lost:
                 side.leg.abortConnection()
 
+    def _dead(self, leg: Leg, how: str) -> None:
+        """The peer of ``leg`` was found dead."""
+        leg.abortConnection()
+        self._gone(self._client if leg is self._client.leg else self._backend, how)
+
     def _tell_innocent(self, side: Side) -> None:
         self._tell(side, INTERNAL if side is self._client else GOING_AWAY)
 
@@ -296,10 +346,12 @@ class MessageSession:
         self._told += (side,)
         side.ignore()
         side.say_close(code, reason)
-        if side.walker.event:
+        if side.walker.event or side.leg.eof:
             self.answer_came(side)  # it has said its last word, or nothing that counts will follow
 
     def _wait_for_answer(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.stop()
         if self._deadline is None:
             self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
 
@@ -317,8 +369,12 @@ class MessageSession:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        if self._patience is not None:
+            self._patience.cancel()
         for waiting in list(self._judging.values()):
             waiting.cancel()
+        for keeper in self._keepers.values():
+            keeper.dissolve()
         if self._route.idle_timeout is not None:
             self._sweeper.forget(self, self._route.idle_timeout)
         self._pool.give_back(self._member)
@@ -348,6 +404,7 @@ class MessageSession:
             down.frames,
             up.largest,
             down.largest,
+            *(self._keepers[side].rtt if side in self._keepers else None for side in (client, backend)),
         )
 
     def ending(self) -> End | None:
@@ -355,5 +412,6 @@ class MessageSession:
         return self._end
 
     def activity(self) -> int:
-        """Grows with every frame that a peer sends."""
-        return self._client.bytes + self._backend.bytes
+        """Grows with every frame of a peer's, or only with those of messages."""
+        data = self._route.idle_counts is IdleCounts.DATA
+        return self._client.activity(data=data) + self._backend.activity(data=data)

@@ -38,7 +38,7 @@ from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker
 
-_NO_KEEPERS: Mapping[FramePump, KeepAlive] = {}
+_NO_KEEPERS: Mapping[object, KeepAlive] = {}
 
 
 class RelaySession:
@@ -91,11 +91,12 @@ class RelaySession:
         self._client: Leg | None = client
         self._server: Leg | None = server
         #: What pings client and backend, by the pump that hears them.
-        self._keepers: Mapping[FramePump, KeepAlive] = _NO_KEEPERS
+        self._keepers: Mapping[object, KeepAlive] = _NO_KEEPERS
         if route.polices:
             pumps = pumps_for(route, self, client, server, deflate=deflate)
             self._up, self._down = pumps.up, pumps.down
-            self._keepers = keepers_for(route, relay, pumps, self.dead)
+            if pumps.peers is not None:
+                self._keepers = keepers_for(route, relay, *pumps.peers, self.dead)
         else:
             self._up = FramePump(self, client, server, FrameWalker(True, deflate))
             self._down = FramePump(self, server, client, FrameWalker(False, deflate))

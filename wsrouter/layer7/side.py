@@ -10,12 +10,15 @@ Autobahn unmasks, inflates, checks UTF-8, puts messages together and takes them 
 
 Autobahn handles what it was given in one go. Here it takes one step at a time (``consumeData``), so that one read,
 which may inflate to a thousand times its size, is held up in its midst when the other side is slow or a filter thinks.
+
+The policies of a route are those of relay sessions, and the walker holds the peer to them before Autobahn sees
+anything: it takes out the pongs to the router's own pings, and stops where a rate is used up.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from autobahn.websocket.protocol import WebSocketProtocol
@@ -25,17 +28,20 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsrouter.errors import FrameError
+from wsrouter.layer7.policies import Policies
+from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
-from wsrouter.wire.close import POLICY, TOO_BIG, close_frame
-from wsrouter.wire.frames import FrameWalker
+from wsrouter.relay.meter import MeteredWalk
+from wsrouter.wire.close import TOO_BIG, close_frame
+from wsrouter.wire.policed import PolicyWalker
 
-#: Empty fragments that one message may have: they cost the sender nothing, and no limit of size ends them.
-EMPTY_FRAGMENTS = 1000
 #: Steps of Autobahn's, about two for each frame, that one side may take before others have their turn.
 STEPS = 256
 
-# Why a side does not go on with its peer's messages.
+# Why a side does not go on with its peer's messages: the other side is slow, a filter thinks, others have their turn.
 SLOW, JUDGED, TURN = 1, 2, 4
+#: Why it does not read on, but goes on with what has come: a rate is used up.
+RATE = 8
 
 
 class Session(Protocol):
@@ -46,6 +52,9 @@ class Session(Protocol):
 
     def control_came(self, side: Side, is_ping: bool, payload: bytes) -> None:
         """The peer sent a ping or a pong."""
+
+    def ping_answered(self, side: Side) -> None:
+        """The peer has answered a ping of the router's own."""
 
     def close_came(self, side: Side) -> None:
         """The peer sent the Close frame that ``side.walker.close`` holds, and all before it was reported."""
@@ -74,31 +83,52 @@ class _Mute:
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class Side(WebSocketProtocol):  # type: ignore[misc]
-    """What both sides have in common; it stands before Autobahn's own class. As a producer it feeds the other leg."""
+    """What both sides have in common; it stands before Autobahn's own class. As a producer it feeds the other leg.
+
+    What pings its peer is told by it, in the words of ``keepalive.Heard`` and ``keepalive.Into``.
+    """
 
     log = _Mute()
     #: Autobahn would copy its options one by one, and format them for its log.
     CONFIG_ATTRS: Sequence[str] = ()
 
-    def __init__(self, session: Session, leg: Leg, limit: int, factory: Any) -> None:
+    #: Every frame goes out whole.
+    at_boundary = True
+    is_inserting = False
+
+    def __init__(self, session: Session, leg: Leg, limit: int, policies: Policies, factory: Any) -> None:
         super().__init__()
         self.__dict__.update(factory.options)
         self.factory = factory
         self._session: Session | None = session
         self.leg = leg
-        #: Judges the frames that come; its counts are the session's.
-        self.walker = FrameWalker(masked=factory.isServer, deflate=False)
-        #: Bytes that came.
+        #: The other side's leg.
+        self.sink: Leg | None = None
+        #: Bytes that came, and bytes of frames that were passed on to the peer.
         self.bytes = 0
+        self.passed = 0
         #: Nothing that comes is passed on any more; only the peer's Close is waited for.
         self.over = False
         self._limit = limit
+        self._policies = policies
         self._held = 0
         self._consuming = False
         self._message: bytes | bytearray = b""
         self._deflated = False
-        self._empty_fragments = 0
         self._said = b""
+        #: What was read and has to wait for tokens, and what wakes it up.
+        self._rest = b""
+        self._timer: Deadline | None = None
+        self._arm(deflate=False)
+
+    def _arm(self, *, deflate: bool) -> None:
+        #: Judges the frames that come; its counts are the session's.
+        self.walker: PolicyWalker = self._policies.walker(self.factory.isServer, deflate)
+        self._metered: MeteredWalk | None = None
+        self._walk: Callable[[bytes, int], int] = self.walker.walk
+        if self._policies.meter is not None:
+            self._metered = MeteredWalk(self.walker, self._policies.meter, self.leg.relay.seconds)
+            self._walk = self._metered.walk
 
     # What the session asks for.
 
@@ -109,57 +139,141 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
             raise RuntimeError(f"Autobahn does not open on {head!r}: {self._said!r}")
         said, self._said = self._said, b""
         if self.websocket_extensions_in_use:
-            self.walker = FrameWalker(masked=self.factory.isServer, deflate=True)
+            self._arm(deflate=True)
         return said
 
     def say_close(self, code: int, reason: str = "") -> None:
         """Send a Close frame."""
         self.leg.write(close_frame(code, reason, None if self.factory.isServer else os.urandom(4)))
 
+    def put_in(self, frame: bytes) -> None:
+        """Send a control frame of the router's own."""
+        self.leg.write(frame)
+
     def hold(self, why: int) -> None:
-        """Take nothing more of the peer's messages, and read none."""
-        if not self._held:
-            self.leg.pauseProducing()
+        """Take nothing more of the peer's messages, and read none that would have to wait."""
         self._held |= why
+        self._read_or_wait()
 
     def go_on(self, why: int) -> None:
         """A reason to hold is gone; without another one, the messages that have come are taken first."""
         if self._held & why:
             self._held &= ~why
-            if not self._held:
-                self.consumeData()
-            if not self._held:
-                self.leg.resumeProducing()
+            self.consumeData()
+            self._read_or_wait()
 
     def ignore(self) -> None:
-        """Pass on nothing more, but read on, to see the peer's Close."""
-        if not self.over:
-            self.over = True
-            self.data = self._message = b""
-            if self._held:
-                self._held = 0
-                self.leg.resumeProducing()
+        """Pass on nothing more, but read on, to see the peer's Close; ``walker.event`` tells whether it has come."""
+        if self.over:
+            return
+        self.over = True
+        self.data = self._message = b""
+        self.walker.relax()
+        self._walk = self.walker.walk
+        self._stop_waiting()
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._walk_on(rest)
+        self._held = 0
+        self._read_or_wait()
 
     def dissolve(self) -> None:
         """The session has ended: let go of it."""
         self.over = True
+        self._stop_waiting()
+        self.sink = None
         self._session = None
+
+    def activity(self, *, data: bool) -> int:
+        """A number that grows with every frame of the peer's, or with messages only: with ``data``.
+
+        Answers to the router's own pings are none.
+        """
+        walker = self.walker
+        came = self.bytes - walker.cut_bytes - len(walker.held)
+        return came - len(self._rest) - walker.control_bytes if data else came
+
+    @property
+    def source(self) -> Leg:
+        """The peer's leg."""
+        return self.leg
+
+    @property
+    def paused(self) -> bool:
+        """Whether the peer is not read."""
+        return not self.leg.is_reading
 
     # What the leg calls.
 
     def dataReceived(self, data: bytes) -> None:
         """Judge the frames, then let Autobahn have them."""
         self.bytes += len(data)
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        self._walk_on(data)
+        if not self.over:
+            self.consumeData()
+            if self._held:
+                self._read_or_wait()
+        elif self.walker.event and self._session is not None:
+            self._session.answer_came(self)
+
+    def _walk_on(self, data: bytes) -> None:
+        """Add to ``self.data`` what may be taken of ``data``; ``walker.event`` says that no more will."""
         walker = self.walker
-        if walker.held:
-            data = walker.held + data
-        end = walker.walk(data, len(data))
-        if self.over:
-            if walker.event and self._session is not None:
-                self._session.answer_came(self)
-            return
-        self.data += data if end == len(data) else data[:end]
-        self.consumeData()
+        while True:
+            if walker.held:
+                data = walker.held + data
+            end = self._walk(data, len(data))
+            if not self.over:
+                self.data += data if end == len(data) else data[:end]
+            if not walker.event or walker.close is not None or walker.violation is not None:
+                return
+            walker.event = False
+            data = data[end + walker.cut + len(walker.held) :]
+            if walker.cut:
+                walker.cut = 0
+                self._report().ping_answered(self)
+            if walker.starved:
+                walker.starved = False
+                self._used_up(data)
+                return
+            if not data:
+                return
+
+    def _used_up(self, rest: bytes) -> None:
+        assert self._metered is not None
+        seconds = self._metered.wait(len(rest))
+        if seconds is not None:
+            self._rest = rest
+            self._timer = self.leg.relay.deadlines.after(seconds, self._go_on_with_rest)
+            self._held |= RATE
+
+    def _go_on_with_rest(self) -> None:
+        self._timer = None
+        self._held &= ~RATE
+        rest, self._rest = self._rest, b""
+        try:
+            self._take(rest)
+            self._read_or_wait()
+        except Exception:
+            self.leg.relay.fail(self.leg)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _read_or_wait(self) -> None:
+        """Read on, unless something holds, and what is read would have to wait."""
+        if not self._held or (self._held == JUDGED and not self.data):
+            # While a filter thinks, pongs and the end of the peer are still heard.
+            self.leg.resumeProducing()
+        elif self._held & JUDGED:
+            self.leg.await_end()
+        else:
+            self.leg.pauseProducing()
 
     def readConnectionLost(self) -> None:
         """The peer's FIN."""
@@ -207,7 +321,7 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
 
     def _take_steps(self) -> None:
         for _ in range(STEPS):
-            if self._held or self.over:
+            if self._held & ~RATE or self.over:
                 return
             if not self.processData():
                 break
@@ -216,7 +330,7 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
             self.leg.relay.soon(self._take_turn)
             return
         violation = self.walker.violation
-        if violation is not None and not self._held and not self.over:
+        if violation is not None and not self._held & ~RATE and not self.over:
             self._fail(violation)
 
     def _take_turn(self) -> None:
@@ -230,6 +344,7 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         if self.state == self.STATE_CONNECTING:
             self._said += data
         else:
+            self.passed += len(data)
             self.leg.write(data)
 
     def sendCloseFrame(self, code: int, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
@@ -243,7 +358,6 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         """A message begins."""
         super().onMessageBegin(isBinary)
         self._message = b""
-        self._empty_fragments = 0
         self._deflated = bool(self.current_frame.rsv)
 
     def onMessageFrameBegin(self, length: int) -> None:
@@ -251,10 +365,6 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         super().onMessageFrameBegin(length)
         if not self._deflated and self.message_data_total_length > self._limit:
             self._refuse_size()
-        elif not length:
-            self._empty_fragments += 1
-            if self._empty_fragments > EMPTY_FRAGMENTS:
-                self._fail(FrameError(POLICY, f"got a message with more than {EMPTY_FRAGMENTS} empty fragments"))
 
     def onMessageFrameData(self, payload: bytes) -> None:
         """A piece of a frame, unmasked and inflated."""

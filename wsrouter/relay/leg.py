@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -282,15 +283,15 @@ class Leg(SocketFacts):
 
     def pauseProducing(self) -> None:
         """Stop reading; a reset is noticed when it goes on."""
-        if (self._reading or self._mask == EPOLLERR) and self._state is OPEN:
+        if (self._reading or self._mask & EPOLLERR) and self._state is OPEN:
             self._reading = False
-            self._watch_wishes()
+            self._watch(self._mask & EPOLLOUT)
 
     def await_end(self) -> None:
         """Stop reading, but notice a reset at once. A FIN is not looked for: its sender may still read."""
         if self._state is OPEN:
             self._reading = False
-            self._watch(self._mask & EPOLLOUT or EPOLLERR)
+            self._watch(self._mask & EPOLLOUT | EPOLLERR)
 
     def resumeProducing(self) -> None:
         """Read on."""
@@ -519,14 +520,15 @@ class Leg(SocketFacts):
 
     def _socket_error(self) -> OSError | None:
         number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        return OSError(number, "connection failed") if number else None
+        return OSError(number, os.strerror(number)) if number else None
 
     # Interest.
 
     def _watch_wishes(self) -> None:
         if self._state is CLOSED:
             return
-        mask = EPOLLIN if self._reading else 0
+        # Errors are asked for by ``await_end`` only.
+        mask = EPOLLIN if self._reading else self._mask & EPOLLERR
         if self.pending is not None or self._pulling():
             mask |= EPOLLOUT
         self._watch(mask)

@@ -7,22 +7,13 @@ until tokens are back; what was read already waits here, at most one read of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-from wsrouter.policy.limits import TokenBucket
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
+from wsrouter.relay.meter import Meter, MeteredWalk
 from wsrouter.relay.pump import Coupling, FramePump
-from wsrouter.wire.close import POLICY
 from wsrouter.wire.policed import PolicyWalker
-
-#: Who waits for bytes waits for as many as come in this time, in seconds: for fewer it is not worth to wake up.
-_MOUTHFUL = 0.25
-#: But for no fewer than these, which hold any header and any control frame.
-_LEAST = 256
-#: The smallest frame of a client, in bytes.
-_SMALLEST = 6
 
 
 class PolicyCoupling(Coupling, Protocol):
@@ -30,26 +21,6 @@ class PolicyCoupling(Coupling, Protocol):
 
     def ping_answered(self, pump: FramePump) -> None:
         """The pump's source has answered a ping of the router's own; the answer is taken out."""
-
-
-@dataclass(slots=True)
-class Meter:
-    """The rates of one direction; ``strict`` ends a session that is over them, else it is slowed down."""
-
-    messages: TokenBucket | None
-    bytes: TokenBucket | None
-    strict: bool
-
-    def wait(self, now: float, waiting: int) -> float:
-        """Seconds until it is worth to go on with ``waiting`` bytes."""
-        seconds = 0.0
-        if self.messages is not None:
-            seconds = self.messages.wait(1, now)
-        if self.bytes is not None:
-            rate = self.bytes.rate
-            count = min(waiting, rate.burst, max(_LEAST, int(rate.per_second * _MOUTHFUL)))
-            seconds = max(seconds, self.bytes.wait(count, now))
-        return seconds
 
 
 class PolicyPump(FramePump):
@@ -61,10 +32,8 @@ class PolicyPump(FramePump):
     __slots__ = (
         "_inner_walk",
         "_insert",
-        "_meter",
+        "_metered",
         "_rest",
-        "_seconds",
-        "_short",
         "_stopping",
         "_timer",
         "throttled",
@@ -78,18 +47,15 @@ class PolicyPump(FramePump):
     ) -> None:
         super().__init__(coupling, source, sink, walker)
         self.throttled = False
-        self._meter = meter
-        self._seconds = source.relay.seconds
-        if meter is not None:
-            self._walk = self._metered_walk
+        self._metered = None if meter is None else MeteredWalk(walker, meter, source.relay.seconds)
+        if self._metered is not None:
+            self._walk = self._metered.walk
         #: The walk to go back to behind a frame that ``_insert`` waits for.
         self._inner_walk = self._walk
         self._insert = b""
         #: What was read and has to wait for tokens, and what wakes it up.
         self._rest = b""
         self._timer: Deadline | None = None
-        #: The last walk was cut short for want of tokens for bytes.
-        self._short = False
         self._stopping = False
 
     def activity(self, *, data: bool) -> int:
@@ -149,41 +115,6 @@ class PolicyPump(FramePump):
 
     # Walking.
 
-    def _metered_walk(self, data: bytes | bytearray, count: int) -> int:
-        walker, meter = self.walker, self._meter
-        assert meter is not None
-        messages, bytes_ = meter.messages, meter.bytes
-        now = self._seconds()
-        begun = walker.begun
-        if (messages is None or messages.has(count // _SMALLEST + 1, now)) and (
-            bytes_ is None or bytes_.has(count, now)
-        ):
-            # Whatever these bytes hold, it is allowed.
-            passed = walker.walk(data, count)
-        else:
-            passed = self._scant_walk(meter, data, count, now)
-        if messages is not None:
-            messages.take(walker.begun - begun, now)
-        if bytes_ is not None:
-            bytes_.take(passed + walker.cut, now)
-        return passed
-
-    def _scant_walk(self, meter: Meter, data: bytes | bytearray, count: int, now: float) -> int:
-        """Walk where the tokens may not suffice."""
-        walker = self.walker
-        if meter.messages is not None:
-            walker.ration(meter.messages.level(now))
-        room = count if meter.bytes is None else min(count, meter.bytes.level(now))
-        passed = 0
-        if room:
-            passed = walker.walk(data, room)
-        else:
-            walker.held = b""
-        if room < count:
-            self._short = walker.event = True
-        walker.ration(None)
-        return passed
-
     def _walk_to_insert(self, data: bytes | bytearray, count: int) -> int:
         walker = self.walker
         passed = self._inner_walk(data, min(count, walker.skip))
@@ -204,8 +135,8 @@ class PolicyPump(FramePump):
             if walker.cut:
                 walker.cut = 0
                 self.coupling.ping_answered(self)
-            if walker.starved or self._short:
-                walker.starved = self._short = False
+            if walker.starved:
+                walker.starved = False
                 self._used_up(rest)
                 return
             if not rest:
@@ -222,16 +153,14 @@ class PolicyPump(FramePump):
     # Rates.
 
     def _used_up(self, rest: bytes) -> None:
-        meter = self._meter
-        assert meter is not None
-        if meter.strict:
-            self.walker.refuse("got more than the rate of the route", POLICY)
+        assert self._metered is not None
+        seconds = self._metered.wait(len(rest))
+        if seconds is None:
             self.coupling.frames_event(self)
             return
         self._rest = rest
         self.throttled = True
         self.pause()
-        seconds = meter.wait(self._seconds(), len(rest) + len(self.walker.held))
         self._timer = self.source.relay.deadlines.after(seconds, self._go_on)
 
     def _go_on(self) -> None:
@@ -243,7 +172,7 @@ class PolicyPump(FramePump):
     def _relax(self) -> None:
         """No policy holds any more: the session is ending."""
         self.walker.relax()
-        self._meter = None
+        self._metered = None
         self._insert = b""
         self._walk = self._inner_walk = self.walker.walk
         if self.throttled or self._rest:

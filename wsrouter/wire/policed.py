@@ -58,7 +58,7 @@ class PolicyWalker(FrameWalker):
 
     - ``cut``: the bytes behind what may be passed are a pong to be taken out, of this size. What follows is good.
     - ``starved``: the next frame begins one message, ping or pong more than ``ration`` has allowed. That frame, and
-      what follows, has to wait.
+      what follows, has to wait. A caller who counts bytes may set it, with ``event``, for want of those.
 
     ``cut_bytes`` is how many bytes were taken out so far.
     """

@@ -43,7 +43,8 @@ _FRAMES = (
     Option(
         "max_fragments",
         one(number(1, 10**9)),
-        "The most fragments of a message; goes with `max_message`. Who sends more gets Close 1008.",
+        "The most fragments of a message; goes with `max_message`, which message sessions always have. Who sends more"
+        " gets Close 1008.",
         "16384",
     ),
     Option(
