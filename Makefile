@@ -48,7 +48,7 @@ run: $(VENV)/.run
 	exec $(BIN)/twistd -n wsrouter --config $(CONFIG)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 scenarios: $(VENV)/.dev
 	SCENARIOS=full $(BIN)/python -m pytest tests/scenarios $(PYTEST_ARGS)

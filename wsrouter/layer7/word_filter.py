@@ -9,7 +9,7 @@ from pathlib import Path
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from wsrouter.config.faults import BadValue, quoted
+from wsrouter.config.faults import BadValue
 from wsrouter.config.files import readable_file
 from wsrouter.config.keywords import keywords
 from wsrouter.config.memory import read_bytes
@@ -43,9 +43,9 @@ class WordFilter:
         try:
             self._words = parse_words(read_bytes(path))
         except OSError as error:
-            raise BadValue(f"{quoted(str(path))} cannot be read ({(error.strerror or str(error)).lower()})") from None
+            raise BadValue(f"'{path}' cannot be read ({(error.strerror or str(error)).lower()})") from None
         except ValueError as error:
-            raise BadValue(f"{quoted(str(path))}: {error}") from None
+            raise BadValue(f"'{path}': {error}") from None
 
     def filter(self, message: Message) -> Decision:
         """See IMessageFilter."""
