@@ -37,7 +37,7 @@ POLICIES = (
 )
 
 
-@pytest.fixture(params=[(), POLICIES], ids=["plain", "policies"])
+@pytest.fixture(params=[(), POLICIES, (*POLICIES, "compression = both")], ids=["plain", "policies", "messages"])
 def echo(router, echo_backend, authority, request):
     """``echo(**options) -> (running, server)``: an echo backend at ``/ws``, and files, for plain and TLS clients."""
 

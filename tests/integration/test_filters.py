@@ -296,7 +296,7 @@ def test_behind_a_fin_a_filter_that_does_not_decide_is_given_up_in_the_close_tim
 
 @pytest.mark.parametrize("then", ["reset", "drain", "the backend closes", "the backend vanishes", "the backend errs"])
 def test_whatever_ends_a_session_behind_a_fin_while_a_filter_thinks(start, frame, thinking, then) -> None:
-    running, client, peer = start(close_timeout="500ms" if then == "the backend closes" else "60s")
+    running, client, peer = start()
     client.send(frame(TEXT, b"x"))
     running.until(lambda: thinking.deferreds)
     client.finish()

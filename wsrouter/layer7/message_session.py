@@ -15,6 +15,7 @@ within ``close_timeout``.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -26,7 +27,7 @@ from wsrouter.config import values
 from wsrouter.config.values import IdleCounts
 from wsrouter.errors import FrameError
 from wsrouter.layer7.filters import Broken, Message, Refused, Verdict
-from wsrouter.layer7.keepalive import Peer, keepers_for
+from wsrouter.layer7.keepalive import KeepAlive, Peer, keepers_for
 from wsrouter.layer7.message_rules import MessageRules
 from wsrouter.layer7.policies import backend_policies, client_policies
 from wsrouter.layer7.side import JUDGED, Side
@@ -103,13 +104,7 @@ class MessageSession:
         self._backend = BackendSide(self, server, rules.limit, of_backend, rules.client_factory)
         self._client.sink, self._backend.sink = server, client
         #: What pings client and backend, by their sides.
-        self._keepers = keepers_for(
-            route,
-            relay,
-            Peer(self._client, self._client, of_client.pings),
-            Peer(self._backend, self._backend, of_backend.pings),
-            self._dead,
-        )
+        self._keepers: Mapping[object, KeepAlive] = {}
         self._end: End | None = None
         self._deadline: Deadline | None = None
         #: The sides that the router has sent a Close to, or has given up.
@@ -144,6 +139,8 @@ class MessageSession:
         self._registry.open(self)
         if self._route.idle_timeout is not None:
             self._sweeper.watch(self, self._route.idle_timeout)
+        to_client, to_backend = (Peer(side, side, side.policies.pings) for side in (client, backend))
+        self._keepers = keepers_for(self._route, self._relay, to_client, to_backend, self._dead)
         for keeper in self._keepers.values():
             keeper.start()
         for side, early in ((client, from_client), (backend, from_server)):
@@ -191,6 +188,8 @@ class MessageSession:
         if self._end is None:
             self._end = End(self._who(side), *close)
             self._wait_for_answer()
+            if other.leg.eof and other not in self._closed:
+                self._left(other)  # it can answer no more, whatever a filter thinks of what it said last
         elif self._is_answered():
             # As in a relay session: nothing is left to linger for, and the backend closes first.
             if self._client not in self._lost:
@@ -220,8 +219,7 @@ class MessageSession:
                 self._route.close_timeout, functools.partial(self._give_up_judging, side)
             )
             return
-        self._gone(side, "closed the connection without a Close frame")
-        side.leg.loseConnection()
+        self._left(side)
 
     def lost(self, side: Side, reason: Failure) -> None:
         """A connection is gone."""
@@ -286,6 +284,10 @@ class MessageSession:
         self._tell(offender, code, told)
         self._tell_innocent(other)
         self._wait_for_answer()
+
+    def _left(self, side: Side) -> None:
+        self._gone(side, "closed the connection without a Close frame")
+        side.leg.loseConnection()
 
     def _gone(self, side: Side, how: str) -> None:
         """``side`` neither says nor hears anything more: tell the other, unless Close frames have told it."""

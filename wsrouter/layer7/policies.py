@@ -34,20 +34,21 @@ def client_policies(route: values.Route) -> Policies:
     meter = None
     if route.message_rate is not None or route.byte_rate is not None:
         meter = Meter(_bucket(route.message_rate), _bucket(route.byte_rate), route.on_rate is OnRate.CLOSE)
-    return _policies(route, route.ping)._replace(meter=meter)
+    return _policies(route, route.ping, meter)
 
 
 def backend_policies(route: values.Route) -> Policies:
     """Those for the backend of one session."""
-    return _policies(route, route.backend_ping)
+    return _policies(route, route.backend_ping, None)
 
 
-def _policies(route: values.Route, ping: float | None) -> Policies:
+def _policies(route: values.Route, ping: float | None, meter: Meter | None) -> Policies:
     limit = route.max_message
     return Policies(
         None if limit is None else route.max_fragments,
         limit,
         None if ping is None else OwnPings(os.urandom(TOKEN_SIZE)),
+        meter,
     )
 
 

@@ -4,21 +4,17 @@ Autobahn unmasks, inflates, checks UTF-8, puts messages together and takes them 
 
 - The opening handshake. Client and backend have done it already, through ``opening``; Autobahn is given a head that the
   router wrote, with nothing in it that a peer chose, and says only which extension it takes.
-- Framing rules and Close frames. The walker that judges the frames of relay sessions stands before Autobahn, so both
-  kinds of session refuse the same, and Autobahn sees well-formed frames only.
+- Framing rules, policies and Close frames: ``inlet`` stands before Autobahn, which sees well-formed frames only.
 - Limits, timers, and the end: they are the session's.
 
 Autobahn handles what it was given in one go. Here it takes one step at a time (``consumeData``), so that one read,
 which may inflate to a thousand times its size, is held up in its midst when the other side is slow or a filter thinks.
-
-The policies of a route are those of relay sessions, and the walker holds the peer to them before Autobahn sees
-anything: it takes out the pongs to the router's own pings, and stops where a rate is used up.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from autobahn.websocket.protocol import WebSocketProtocol
@@ -28,10 +24,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsrouter.errors import FrameError
+from wsrouter.layer7.inlet import Inlet
 from wsrouter.layer7.policies import Policies
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
-from wsrouter.relay.meter import MeteredWalk
 from wsrouter.wire.close import TOO_BIG, close_frame
 from wsrouter.wire.policed import PolicyWalker
 
@@ -110,25 +106,14 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         #: Nothing that comes is passed on any more; only the peer's Close is waited for.
         self.over = False
         self._limit = limit
-        self._policies = policies
+        self.policies = policies
         self._held = 0
         self._consuming = False
         self._message: bytes | bytearray = b""
         self._deflated = False
         self._said = b""
-        #: What was read and has to wait for tokens, and what wakes it up.
-        self._rest = b""
+        #: What goes on when a rate allows it.
         self._timer: Deadline | None = None
-        self._arm(deflate=False)
-
-    def _arm(self, *, deflate: bool) -> None:
-        #: Judges the frames that come; its counts are the session's.
-        self.walker: PolicyWalker = self._policies.walker(self.factory.isServer, deflate)
-        self._metered: MeteredWalk | None = None
-        self._walk: Callable[[bytes, int], int] = self.walker.walk
-        if self._policies.meter is not None:
-            self._metered = MeteredWalk(self.walker, self._policies.meter, self.leg.relay.seconds)
-            self._walk = self._metered.walk
 
     # What the session asks for.
 
@@ -138,8 +123,12 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         if self.state != self.STATE_OPEN:
             raise RuntimeError(f"Autobahn does not open on {head!r}: {self._said!r}")
         said, self._said = self._said, b""
-        if self.websocket_extensions_in_use:
-            self._arm(deflate=True)
+        self._inlet = Inlet(
+            self.policies,
+            masked=self.factory.isServer,
+            deflate=bool(self.websocket_extensions_in_use),
+            seconds=self.leg.relay.seconds,
+        )
         return said
 
     def say_close(self, code: int, reason: str = "") -> None:
@@ -168,12 +157,8 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
             return
         self.over = True
         self.data = self._message = b""
-        self.walker.relax()
-        self._walk = self.walker.walk
         self._stop_waiting()
-        rest, self._rest = self._rest, b""
-        if rest:
-            self._walk_on(rest)
+        self._inlet.relax()
         self._held = 0
         self._read_or_wait()
 
@@ -185,13 +170,13 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         self._session = None
 
     def activity(self, *, data: bool) -> int:
-        """A number that grows with every frame of the peer's, or with messages only: with ``data``.
+        """See Inlet.activity."""
+        return self._inlet.activity(self.bytes, data=data)
 
-        Answers to the router's own pings are none.
-        """
-        walker = self.walker
-        came = self.bytes - walker.cut_bytes - len(walker.held)
-        return came - len(self._rest) - walker.control_bytes if data else came
+    @property
+    def walker(self) -> PolicyWalker:
+        """What judges the frames that come; its counts are the session's."""
+        return self._inlet.walker
 
     @property
     def source(self) -> Leg:
@@ -208,54 +193,30 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
     def dataReceived(self, data: bytes) -> None:
         """Judge the frames, then let Autobahn have them."""
         self.bytes += len(data)
-        self._take(data)
+        self._take(self._inlet.take(data))
 
     def _take(self, data: bytes) -> None:
-        self._walk_on(data)
-        if not self.over:
-            self.consumeData()
-            if self._held:
-                self._read_or_wait()
-        elif self.walker.event and self._session is not None:
-            self._session.answer_came(self)
-
-    def _walk_on(self, data: bytes) -> None:
-        """Add to ``self.data`` what may be taken of ``data``; ``walker.event`` says that no more will."""
-        walker = self.walker
-        while True:
-            if walker.held:
-                data = walker.held + data
-            end = self._walk(data, len(data))
-            if not self.over:
-                self.data += data if end == len(data) else data[:end]
-            if not walker.event or walker.close is not None or walker.violation is not None:
-                return
-            walker.event = False
-            data = data[end + walker.cut + len(walker.held) :]
-            if walker.cut:
-                walker.cut = 0
-                self._report().ping_answered(self)
-            if walker.starved:
-                walker.starved = False
-                self._used_up(data)
-                return
-            if not data:
-                return
-
-    def _used_up(self, rest: bytes) -> None:
-        assert self._metered is not None
-        seconds = self._metered.wait(len(rest))
-        if seconds is not None:
-            self._rest = rest
-            self._timer = self.leg.relay.deadlines.after(seconds, self._go_on_with_rest)
+        inlet = self._inlet
+        if inlet.answered:
+            inlet.answered = False
+            self._report().ping_answered(self)
+        if self.over:
+            if inlet.walker.event and self._session is not None:
+                self._session.answer_came(self)
+            return
+        if inlet.wait is not None:
+            self._timer = self.leg.relay.deadlines.after(inlet.wait, self._take_rest)
             self._held |= RATE
+        self.data += data
+        self.consumeData()
+        if self._held:
+            self._read_or_wait()
 
-    def _go_on_with_rest(self) -> None:
+    def _take_rest(self) -> None:
         self._timer = None
         self._held &= ~RATE
-        rest, self._rest = self._rest, b""
         try:
-            self._take(rest)
+            self._take(self._inlet.take_rest())
             self._read_or_wait()
         except Exception:
             self.leg.relay.fail(self.leg)
