@@ -258,6 +258,24 @@ def test_a_reset_is_noticed_while_a_filter_thinks_also_behind_what_waits(start, 
     assert len(thinking.cancelled) == 1
 
 
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_the_end_of_a_client_with_tls_is_noticed_too(
+    router, backend, open_session, authority, frame, thinking, how
+) -> None:
+    server = backend()
+    text = configured(server.address, "plugin", close_timeout="200ms")
+    text = text.replace("[route", "certificates = outer.pem\n[route", 1)
+    running = router(text, {"outer.pem": authority.issue("outer.example")})
+    client, peer = open_session(running, server, tls=authority.client_context(), name="outer.example")
+    client.send(frame(TEXT, b"x") + (frame(TEXT, b"more") if how == "reset" else b""))
+    running.until(lambda: thinking.deferreds)
+    getattr(client, how)()
+    assert peer.recv_frame().code == 1001
+    end = ended(running, peer)
+    assert (end.who, end.code) == (Who.CLIENT, 1006)
+    assert len(thinking.cancelled) == 1
+
+
 @pytest.mark.parametrize("how", ["lets it pass", "drops it", "refuses it"])
 def test_what_a_client_said_before_its_fin_is_judged_and_then_the_backend_is_told(start, frame, thinking, how) -> None:
     running, client, peer = start()
