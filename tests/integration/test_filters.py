@@ -258,6 +258,24 @@ def test_a_reset_is_noticed_while_a_filter_thinks_also_behind_what_waits(start, 
     assert len(thinking.cancelled) == 1
 
 
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_the_end_of_a_client_with_tls_is_noticed_too(
+    router, backend, open_session, authority, frame, thinking, how
+) -> None:
+    server = backend()
+    text = configured(server.address, "plugin", close_timeout="200ms")
+    text = text.replace("[route", "certificates = outer.pem\n[route", 1)
+    running = router(text, {"outer.pem": authority.issue("outer.example")})
+    client, peer = open_session(running, server, tls=authority.client_context(), name="outer.example")
+    client.send(frame(TEXT, b"x") + (frame(TEXT, b"more") if how == "reset" else b""))
+    running.until(lambda: thinking.deferreds)
+    getattr(client, how)()
+    assert peer.recv_frame().code == 1001
+    end = ended(running, peer)
+    assert (end.who, end.code) == (Who.CLIENT, 1006)
+    assert len(thinking.cancelled) == 1
+
+
 @pytest.mark.parametrize("how", ["lets it pass", "drops it", "refuses it"])
 def test_what_a_client_said_before_its_fin_is_judged_and_then_the_backend_is_told(start, frame, thinking, how) -> None:
     running, client, peer = start()
@@ -324,7 +342,7 @@ def test_whatever_ends_a_session_behind_a_fin_while_a_filter_thinks(start, frame
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_client_that_vanishes_while_a_filter_thinks_is_found_by_a_ping(start, frame, thinking, waits) -> None:
-    running, client, peer = start(more="ping = 300ms\nping_timeout = 300ms")
+    running, client, peer = start(more="ping = 300ms\nping_timeout = 1s")
     client.send(frame(TEXT, b"x"))
     running.until(lambda: thinking.deferreds)
     ping = client.recv_frame()
@@ -343,7 +361,7 @@ def test_a_client_that_vanishes_while_a_filter_thinks_is_found_by_a_ping(start, 
         assert peer.recv_frame().payload == b"x"
     assert peer.recv_frame().code == 1001
     end = ended(running, peer)
-    assert (end.who, end.reason) == (Who.CLIENT, "did not answer a ping within 0.3 s")
+    assert (end.who, end.reason) == (Who.CLIENT, "did not answer a ping within 1 s")
 
 
 def test_nobody_is_taken_for_dead_whom_a_filter_keeps_from_being_heard(start, frame, thinking, monkeypatch) -> None:
@@ -360,11 +378,8 @@ def test_nobody_is_taken_for_dead_whom_a_filter_keeps_from_being_heard(start, fr
     # Looks come every 25 ms or later: these take far longer than ping and ping_timeout together.
     running.until(lambda: sum(held) > 30)
     assert running.live == 1
-    for payload in (b"x", b"y"):
-        running.until(lambda: thinking.deferreds)
-        running.call(thinking.deferreds.pop().callback, PASS)
-        assert peer.recv_frame().payload == payload
-    assert client.recv_frame().opcode == PING
+    running.call(thinking.deferreds[0].callback, PASS)
+    assert peer.recv_frame().payload == b"x"
 
 
 # One that fails.
