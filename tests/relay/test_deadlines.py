@@ -185,6 +185,17 @@ def test_lengths_that_are_asked_for_again_and_again_keep_their_time(start, asked
     assert not clock.getDelayedCalls()
 
 
+def test_a_clock_that_is_set_back_makes_no_later_deadline_late(clock, fired):
+    clock.rightNow = 10_000.0
+    deadlines = Deadlines(clock)
+    deadlines.after(5, lambda: fired.append("before"))
+    clock.rightNow -= 3600
+    deadlines.after(5, lambda: fired.append("after"))
+    clock.advance(5 + GRANULARITY)
+    assert fired == ["after"]
+    deadlines.stop()
+
+
 def test_lengths_without_number_fill_no_memory(clock):
     deadlines = Deadlines(clock)
     for number in range(10 * RECENT):
