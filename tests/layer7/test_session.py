@@ -238,6 +238,24 @@ def test_a_drain_does_not_wait_for_a_frame_that_stands_still(scene):
     assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
 
 
+def test_a_close_that_had_to_wait_for_a_frame_is_not_waited_for_longer_than_another_one(scene):
+    scene.run()
+    message = frame(LONG, masked=False)
+    scene.server.socket.send(message[:500])
+    scene.until(lambda: len(scene.client.received) == 500)
+    scene.session.end(1001, "drain")
+    scene.server.socket.send(message[500:])
+    scene.until(lambda: scene.client.received == message + close_to_client(1001))
+    # Nobody answers. The first look finds that the frame has ended meanwhile.
+    for _ in range(3):
+        scene.clock.advance(5.1)
+        scene.settle()
+    assert scene.client.ended
+    assert scene.server.ended
+    scene.over()
+    assert scene.ends == [End(Who.ROUTER, 1001, "drain")]
+
+
 def test_a_frame_whose_rest_never_comes_is_ended_without_a_close(scene):
     scene.run()
     scene.server.socket.send(frame(LONG, masked=False)[:500])

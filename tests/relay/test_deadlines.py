@@ -185,6 +185,27 @@ def test_lengths_that_are_asked_for_again_and_again_keep_their_time(start, asked
     assert not clock.getDelayedCalls()
 
 
+@pytest.mark.parametrize("tick", [1, 42, 43, 44, 81, 86, 91, 162])
+def test_a_clock_that_stands_at_the_end_of_a_slice_has_passed_it_whatever_the_rounding(clock, fired, tick):
+    deadlines = Deadlines(clock)
+    deadlines.after((tick - 0.5) * GRANULARITY, lambda: deadlines.after(0, lambda: fired.append("next")))
+    clock.advance(tick * GRANULARITY)
+    assert fired == []
+    clock.advance(2 * GRANULARITY)
+    assert fired == ["next"]
+
+
+def test_a_clock_that_is_set_back_makes_no_later_deadline_late(clock, fired):
+    clock.rightNow = 10_000.0
+    deadlines = Deadlines(clock)
+    deadlines.after(5, lambda: fired.append("before"))
+    clock.rightNow -= 3600
+    deadlines.after(5, lambda: fired.append("after"))
+    clock.advance(5 + GRANULARITY)
+    assert fired == ["after"]
+    deadlines.stop()
+
+
 def test_lengths_without_number_fill_no_memory(clock):
     deadlines = Deadlines(clock)
     for number in range(10 * RECENT):

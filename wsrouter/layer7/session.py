@@ -315,8 +315,7 @@ class RelaySession:
             for keeper in self._keepers.values():
                 keeper.stop()
         if self._deadline is None:
-            if self._owed:
-                self._moved = self._waited_for()
+            self._moved = self._waited_for()
             self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
 
     def _waited_for(self) -> int:

@@ -80,8 +80,9 @@ class Deadlines:
         self._granularity = granularity
         self._slices: dict[int, set[Waiter]] = {}
         self._order: list[int] = []
-        #: For lengths of time that were asked for lately: the slice, and until when it is the right one.
-        self._recent: dict[float, tuple[set[Waiter], float]] = {}
+        #: For lengths of time that were asked for lately: the slice, and from when until when it is the right one. A
+        #: clock that is set back is before that.
+        self._recent: dict[float, tuple[set[Waiter], float, float]] = {}
         self._call: IDelayedCall | None = None
         self._called_for = 0
 
@@ -95,9 +96,11 @@ class Deadlines:
         """Those who wait for about ``seconds`` from now; see ``Waiter.wait``."""
         now = self._seconds()
         recent = self._recent.get(seconds)
-        if recent is not None and now < recent[1]:
+        if recent is not None and recent[1] <= now < recent[2]:
             return recent[0]
         tick = int((now + seconds) / self._granularity) + 1
+        if tick * self._granularity <= now + seconds:
+            tick += 1  # the quotient was rounded down
         slice_ = self._slices.get(tick)
         if slice_ is None:
             slice_ = self._slices[tick] = set()
@@ -107,7 +110,7 @@ class Deadlines:
         if seconds >= 0:
             if len(self._recent) >= RECENT:
                 self._recent.clear()
-            self._recent[seconds] = slice_, tick * self._granularity - seconds
+            self._recent[seconds] = slice_, now, tick * self._granularity - seconds
         return slice_
 
     def stop(self) -> None:
@@ -128,9 +131,10 @@ class Deadlines:
 
     def _expire(self) -> None:
         self._call = None
-        now = self._clock.seconds() / self._granularity
+        now = self._clock.seconds()
         self._recent.clear()  # no slice that is over may be asked for again
-        while self._order and self._order[0] <= now:
+        # As in ``_schedule``: a quotient may be rounded to another side than a product, and the call come back for ever.
+        while self._order and self._order[0] * self._granularity <= now:
             due = self._slices.pop(heapq.heappop(self._order))
             while due:
                 waiter = due.pop()
