@@ -185,6 +185,16 @@ def test_lengths_that_are_asked_for_again_and_again_keep_their_time(start, asked
     assert not clock.getDelayedCalls()
 
 
+@pytest.mark.parametrize("tick", [1, 42, 43, 44, 81, 86, 91, 162])
+def test_a_clock_that_stands_at_the_end_of_a_slice_has_passed_it_whatever_the_rounding(clock, fired, tick):
+    deadlines = Deadlines(clock)
+    deadlines.after((tick - 0.5) * GRANULARITY, lambda: deadlines.after(0, lambda: fired.append("next")))
+    clock.advance(tick * GRANULARITY)
+    assert fired == []
+    clock.advance(2 * GRANULARITY)
+    assert fired == ["next"]
+
+
 def test_a_clock_that_is_set_back_makes_no_later_deadline_late(clock, fired):
     clock.rightNow = 10_000.0
     deadlines = Deadlines(clock)

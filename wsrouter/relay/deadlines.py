@@ -99,6 +99,8 @@ class Deadlines:
         if recent is not None and recent[1] <= now < recent[2]:
             return recent[0]
         tick = int((now + seconds) / self._granularity) + 1
+        if tick * self._granularity <= now + seconds:
+            tick += 1  # the quotient was rounded down
         slice_ = self._slices.get(tick)
         if slice_ is None:
             slice_ = self._slices[tick] = set()
@@ -129,9 +131,10 @@ class Deadlines:
 
     def _expire(self) -> None:
         self._call = None
-        now = self._clock.seconds() / self._granularity
+        now = self._clock.seconds()
         self._recent.clear()  # no slice that is over may be asked for again
-        while self._order and self._order[0] <= now:
+        # As in ``_schedule``: a quotient may be rounded to another side than a product, and the call would never end.
+        while self._order and self._order[0] * self._granularity <= now:
             due = self._slices.pop(heapq.heappop(self._order))
             while due:
                 waiter = due.pop()
