@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from tests.integration.http import fields_of, status_of
 from tests.memory import resident
+from wsrouter.layer7.opening import Opening
 from wsrouter.policy.health import Hand
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -655,6 +657,32 @@ def test_a_full_pool_becomes_503(start, ask, backend) -> None:
     third = ask(running)
     server.accept().answer()
     assert status_of(third.recv_head()) == 101
+
+
+@pytest.mark.parametrize("how", ["refused", "broken", "unreached", "left"])
+def test_an_opening_that_came_to_nothing_is_freed_without_the_collector(start, ask, backend, how) -> None:
+    server = backend()
+    running = start(server)
+    if how == "unreached":
+        server.close()
+    gc.collect()
+    gc.disable()
+    try:
+        client = ask(running)
+        if how != "unreached":
+            peer = server.accept()
+            peer.recv_head()
+            if how == "left":
+                client.reset()
+            else:
+                peer.send(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n" if how == "refused" else b"nonsense\r\n\r\n")
+        if how != "left":
+            assert status_of(client.recv_all()) in (403, 502, 503)
+            client.close()
+        running.until(lambda: running.refused and not running.connections and live_counts(running) == [0])
+        running.until(lambda: not any(isinstance(one, Opening) for one in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 # Early frames.

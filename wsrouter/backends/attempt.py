@@ -119,7 +119,7 @@ class Attempt:
             self.member = None
 
     def settle(self) -> None:
-        """The backend that was reached serves: nothing more is asked of this attempt but its story."""
+        """It is over, one way or the other: nothing more is asked of this attempt but its story."""
         # Its callbacks are bound methods of whoever holds the attempt: a cycle for every session.
         del self._connected, self._failed
 

@@ -127,6 +127,7 @@ class Opening(TwistedProtocol, Waiter):
         )
 
     def _failed(self, error: BackendError) -> None:
+        self._attempt.settle()
         opener, self._opener = self._opener, None
         if opener is not None:
             opener.refused(error)
@@ -330,6 +331,7 @@ class Opening(TwistedProtocol, Waiter):
 
     def _drop(self) -> None:
         self.stop_waiting()
+        self._attempt.settle()
         member, self._member = self._member, None
         if member is not None:
             self._pool.give_back(member)

@@ -133,7 +133,7 @@ class Deadlines:
         self._call = None
         now = self._clock.seconds()
         self._recent.clear()  # no slice that is over may be asked for again
-        # As in ``_schedule``: a quotient may be rounded to another side than a product, and the call come back for ever.
+        # As in ``_schedule``: a quotient may be rounded to another side than a product, and the call would never end.
         while self._order and self._order[0] * self._granularity <= now:
             due = self._slices.pop(heapq.heappop(self._order))
             while due:
