@@ -134,6 +134,7 @@ def test_a_sticky_cookie_needs_somebody_with_cookies(
         ("cookie:a", "cookie"),
         ("query:a", "query"),
         ("path", "path"),
+        ("json:/room", "json"),
         ("client-ip", None),
         ("sni", None),
     ],
@@ -141,8 +142,46 @@ def test_a_sticky_cookie_needs_somebody_with_cookies(
 def test_a_tunnel_is_hashed_by_what_layer_4_knows(folder: Path, key: str, what: str | None) -> None:
     known = "(a tunnel can be hashed by client-ip and sni)"
     expected = f"5: balance: a tunnel has no {what}, and [tunnel t] (line 6) uses this pool {known}"
-    assert faults(folder, f"balance = hash {key}", TUNNEL + ROUTE) == ([expected] if what else [])
-    assert faults(folder, f"balance = hash {key}", ROUTE) == []
+    route = ROUTE + ("dispatch = message\n" if what == "json" else "")
+    assert faults(folder, f"balance = hash {key}", TUNNEL + route) == ([expected] if what else [])
+    assert faults(folder, f"balance = hash {key}", route) == []
+
+
+def test_what_is_hashed_of_messages_needs_routes_that_choose_for_each_message(folder: Path) -> None:
+    by_session = "[route s]\npool = app\npath = /s\n"
+    expected = "only messages have a json, and {} chooses a backend for a session (it needs 'dispatch = message')"
+    message = f"{ROUTE}dispatch = message\n"
+    assert faults(folder, "balance = hash json:/a", message) == []
+    assert faults(folder, "balance = hash json:/a", ROUTE) == ["5: balance: " + expected.format("[route r] (line 6)")]
+    assert faults(folder, "balance = hash json:/a", message + by_session) == [
+        "5: balance: " + expected.format("[route s] (line 9)")
+    ]
+    assert faults(folder, "balance = hash json:/a", f"{ROUTE}dispatch = messages\n") == [
+        "8: [route r] dispatch: unknown value 'messages' (known: session, message)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backends", "options", "needed"),
+    [
+        ("a:1, b:1, c:1, d:1", "", None),
+        ("a:1, b:1, c:1, d:1, e:1", "", 5),
+        ("a:1, b:1, c:1, d:1, e:1", "fan_out = 5", None),
+        ("a:1, b:1, c:1, d:1, e:1 weight=0", "", None),
+        ("a:1, b:1 backup", "fan_out = 1", 2),
+    ],
+)
+def test_equal_messages_meet_only_where_a_session_reaches_every_backend(
+    folder: Path, backends: str, options: str, needed: int | None
+) -> None:
+    reached = options.rpartition(" ")[2] or "4"
+    expected = (
+        f"5: balance: [route r] (line 6) reaches {reached} of {needed} backends, so equal messages would part"
+        f" (it needs 'fan_out = {needed}')"
+    )
+    route = f"{ROUTE}dispatch = message\n{options}\n"
+    assert faults(folder, "balance = hash json:/a", route, backends) == ([expected] if needed else [])
+    assert faults(folder, "balance = hash client-ip", route, backends) == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from wsrouter.config import pool_rules
 from wsrouter.config.faults import BadValue
 from wsrouter.config.pool_rules import BalanceRule
 from wsrouter.config.values import Balance, BalanceKey, Check, CheckKind, KeySource, SameSite, Sticky
+from wsrouter.policy.json_pointer import JsonPointer
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,9 @@ from wsrouter.config.values import Balance, BalanceKey, Check, CheckKind, KeySou
         ("hash header:X-Tenant", BalanceRule(Balance.HASH, BalanceKey(KeySource.HEADER, "x-tenant"))),
         ("hash cookie:Session", BalanceRule(Balance.HASH, BalanceKey(KeySource.COOKIE, "Session"))),
         ("hash query:room%20[]", BalanceRule(Balance.HASH, BalanceKey(KeySource.QUERY, "room%20[]"))),
+        ("hash json:/room/id", BalanceRule(Balance.HASH, BalanceKey(KeySource.JSON, "/room/id"))),
+        ("hash json:/a~1b/~0/0//ü", BalanceRule(Balance.HASH, BalanceKey(KeySource.JSON, "/a~1b/~0/0//ü"))),
+        ("hash json:/", BalanceRule(Balance.HASH, BalanceKey(KeySource.JSON, "/"))),
     ],
 )
 def test_balance_is_a_way_to_choose_and_for_hash_its_key(text: str, expected: BalanceRule) -> None:
@@ -35,16 +39,25 @@ def test_balance_is_a_way_to_choose_and_for_hash_its_key(text: str, expected: Ba
         ("robin", "unknown value 'robin' (did you mean 'round-robin'?)"),
         ("zzz", "unknown value 'zzz' (known: round-robin, least-sessions, random-two, first, hash)"),
         ("first x", "'x' is one word too many behind 'first'"),
-        ("hash", "'hash' lacks what to hash (known: client-ip, path, header:NAME, cookie:NAME, query:NAME, sni)"),
+        (
+            "hash",
+            "'hash' lacks what to hash"
+            " (known: client-ip, path, header:NAME, cookie:NAME, query:NAME, sni, json:/POINTER)",
+        ),
         ("hash sni path", "'path' is one word too many behind 'hash sni'"),
         ("hash heeder:x", "unknown key 'heeder' (did you mean 'header'?)"),
-        ("hash zzz", "unknown key 'zzz' (known: client-ip, path, header, cookie, query, sni)"),
+        ("hash zzz", "unknown key 'zzz' (known: client-ip, path, header, cookie, query, sni, json)"),
         ("hash path:/x", "'path' takes no name, and 'path:/x' has one"),
         ("hash header", "'header' lacks a name (expected header:NAME)"),
         ("hash query:", "'query:' lacks a name (expected query:NAME)"),
         ("hash header:a,b", "'a,b' is not a token"),
         ("hash cookie:a;b", "'a;b' is not a token"),
         ("hash query:a=b", "'a=b' is not the name of a query's parameter"),
+        ("hash json", "'json' lacks a name (expected json:/POINTER)"),
+        ("hash json:", "'json:' lacks a name (expected json:/POINTER)"),
+        ("hash json:room", "'room' is not a JSON pointer (expected, for example, /room/id)"),
+        ("hash json:/a~2", "'/a~2' is not a JSON pointer"),
+        ("hash json:/a~", "'/a~' is not a JSON pointer"),
         ("hash query:ü", "'ü' is not the name of a query's parameter"),
     ],
 )
@@ -52,6 +65,18 @@ def test_what_is_no_balance_is_refused(text: str, message: str) -> None:
     with pytest.raises(BadValue) as caught:
         pool_rules.balance(text)
     assert message in str(caught.value)
+
+
+@given(st.text(alphabet="ab/~01", max_size=8))
+def test_what_is_taken_for_a_json_pointer_is_one(text: str) -> None:
+    try:
+        rule = pool_rules.balance(f"hash json:{text}")
+    except BadValue:
+        return
+    assert rule.key is not None
+    # Written anew from its steps it is the same.
+    steps = JsonPointer(rule.key.name).steps
+    assert "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps) == text
 
 
 @pytest.mark.parametrize(
@@ -172,6 +197,7 @@ def test_any_text_is_a_value_or_a_bad_value(text: str) -> None:
             text,
             f"hash {text}",
             f"hash query:{text}",
+            f"hash json:{text}",
             f"cookie {text}",
             f"cookie a path={text}",
             f"http {text}",

@@ -416,11 +416,9 @@ def test_the_second_section_of_a_name_is_read_for_its_faults() -> None:
 
 ACCEPTED = [
     ("router", "workers = 1"),
-    ("route", "dispatch = session"),
 ]
 REFUSED = [
     ("router", "workers = auto"),
-    *(("route", text) for text in ("dispatch = message",)),
 ]
 SECTIONS = {
     "router": "[router]",

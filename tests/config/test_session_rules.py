@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsrouter.config.reader import parse
-from wsrouter.config.values import Compression, FilterRule, IdleCounts, OnRate, Rate, Route, Session
+from wsrouter.config.values import Compression, Dispatch, FilterRule, IdleCounts, OnRate, Rate, Route, Session
 from wsrouter.errors import ConfigError
 
 #: The options of the route begin at line 5.
@@ -36,6 +36,8 @@ def faults(options: str) -> list[str]:
         ("session = auto\nfilter =", Session.RELAY),
         ("compression = client", Session.MESSAGE),
         ("session = message\ncompression = both", Session.MESSAGE),
+        ("dispatch = session", Session.RELAY),
+        ("dispatch = message", Session.MESSAGE),
     ],
 )
 def test_a_route_has_message_sessions_where_it_says_so_or_an_option_needs_them(options: str, kind: Session) -> None:
@@ -89,6 +91,14 @@ def test_compression_is_off_unless_asked_for() -> None:
             ["6: session: relay cannot serve 'compression', which needs message sessions"],
         ),
         (
+            "session = relay\ndispatch = message",
+            ["5: session: relay cannot serve 'dispatch', which needs message sessions"],
+        ),
+        ("fan_out = 2", ["5: fan_out: means nothing without 'dispatch = message'"]),
+        ("dispatch = session\nfan_out = 2", ["6: fan_out: means nothing without 'dispatch = message'"]),
+        ("dispatch = all\nfan_out = 2", ["5: dispatch: unknown value 'all' (known: session, message)"]),
+        ("dispatch = message\nfan_out = 0", ["6: fan_out: '0' is not a whole number from 1 to 1000"]),
+        (
             "session = message\nmax_message = off",
             ["6: max_message: message sessions keep whole messages: a size is needed"],
         ),
@@ -107,6 +117,13 @@ def test_compression_is_off_unless_asked_for() -> None:
 )
 def test_what_the_kind_of_session_cannot_have_is_a_fault(options: str, expected: list[str]) -> None:
     assert faults(options) == expected
+
+
+def test_a_session_reaches_four_backends_unless_told_otherwise() -> None:
+    found = route("dispatch = message")
+    assert (found.dispatch, found.fan_out) == (Dispatch.MESSAGE, 4)
+    assert route("dispatch = message\nfan_out = 12").fan_out == 12
+    assert route("").dispatch is Dispatch.SESSION
 
 
 def test_a_filter_of_nothing_but_empty_quotes_is_a_fault() -> None:

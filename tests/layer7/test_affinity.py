@@ -56,6 +56,7 @@ def test_a_pool_that_binds_nobody_costs_nothing():
 @pytest.mark.parametrize(
     ("source", "name", "asked", "key"),
     [
+        (KeySource.JSON, "/room", request("/room"), None),
         (KeySource.CLIENT_IP, "", request(), b"192.0.2.1"),
         (KeySource.PATH, "", request("/a/%62?c=d"), b"/a/b"),
         (KeySource.HEADER, "x-room", request("/", "X-Room: one", "X-Room: two"), b"one"),

@@ -15,7 +15,7 @@ from twisted.logger import LogEvent, eventAsText
 
 from wsrouter.config.values import Log
 from wsrouter.errors import RouterError
-from wsrouter.live.registry import Answer, Counts, End, Facts, Kind, Refusal, Registry, Who
+from wsrouter.live.registry import Answer, Counts, End, Facts, Kind, Refusal, Registry, Served, Who
 from wsrouter.ops.access_log import AccessLog
 
 #: What a peer may send to break a line, to forge one, or to be taken for a format or for a terminal's command.
@@ -120,6 +120,18 @@ def test_what_frames_were_like_is_told_where_there_is_something_to_tell(tmp_path
     entry.counts = lambda: Counts(10, 20, 1, 2, 3, 4, 0, 7, None, 0.5)
     (line,) = written(Log.TEXT, tmp_path / "other.log", ("closed", (entry, End(Who.CLIENT, 1000, ""))))
     assert line.endswith(" messages_in=1 messages_out=2 largest_out=7 backend_rtt=0.5")
+
+
+def test_what_each_of_several_backends_had_is_told(tmp_path):
+    entry = session()
+    known = (Served("a:1", 5, 4), Served("b:1", 4, 0, "connection reset by peer"), Served("c:1", 0, 0, "refused"))
+    entry.counts = lambda: Counts(10, 20, 9, 4, served=known)
+    (line,) = written(Log.TEXT, tmp_path / "access.log", ("closed", (entry, End(Who.CLIENT, 1000, ""))))
+    backends, lost = "a:1 5/4, b:1 4/0, c:1 0/0", "b:1 connection reset by peer, c:1 refused"
+    assert line.endswith(f' messages_in=9 messages_out=4 backends="{backends}" lost="{lost}"')
+    entry.counts = lambda: Counts(10, 20, 9, 4, served=known[:1])
+    (line,) = written(Log.TEXT, tmp_path / "other.log", ("closed", (entry, End(Who.CLIENT, 1000, ""))))
+    assert line.endswith(' messages_out=4 backends="a:1 5/4"')
 
 
 def test_json_is_one_object_a_line_with_numbers_as_numbers(tmp_path):

@@ -145,3 +145,31 @@ def test_a_late_one_that_waits_for_its_turn_is_not_ended_behind_a_stop(clock, re
 def test_a_backend_without_sessions_is_no_news(clock, evictions):
     evictions.gone(POOL, "a:1")
     assert not clock.getDelayedCalls()
+
+
+class Branched(Entry):
+    """A session that is at several backends."""
+
+    def __init__(self, registry: Registry, *backends: str) -> None:
+        self.at = list(backends)
+        super().__init__(registry, backends[0])
+
+    def branches(self) -> list[str]:
+        return self.at
+
+    def leave(self, backend: str) -> None:
+        self.told.append(f"leave {backend}")
+
+
+def test_one_that_is_at_several_backends_leaves_those_that_are_gone(clock, registry, evictions):
+    one, other = Branched(registry, "a:1", "b:1"), Branched(registry, "b:1", "c:1")
+    evictions.gone(POOL, "a:1")
+    clock.pump([1.0] * 6)
+    assert (one.told, other.told) == (["leave a:1"], [])
+    evictions.gone(POOL, "b:1")
+    clock.pump([1.0] * 6)
+    assert (one.told, other.told) == (["leave a:1", "leave b:1"], ["leave b:1"])
+    evictions.gone(POOL, "d:1")
+    late = Branched(registry, "d:1", "a:1")
+    clock.pump([1.0] * 6)
+    assert late.told == ["leave d:1"]

@@ -213,3 +213,20 @@ def test_passing_over_others_is_bounded(up: int, most: int) -> None:
         Watched.looks = 0
         assert (balancer.pick(0.0, key) is None) is (up == 0)
         assert Watched.looks <= most
+
+
+def test_of_some_members_the_owner_is_who_has_the_key_while_the_others_are_gone() -> None:
+    group = members(7)
+    balancer = ConsistentHash(group)
+    for member in group:
+        member.available = False
+    for key in KEYS[:200]:
+        assert balancer.owner(key, ()) is None
+    for among in (group, group[3:], group[:1]):
+        found = [balancer.owner(key, among) for key in KEYS[:500]]
+        for member in group:
+            member.available = member in among
+        assert found == owners(balancer, KEYS[:500])
+        for member in group:
+            member.available = False
+    assert ConsistentHash([]).owner(b"key", group) is None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from wsrouter.wire.head import (
     LINE_LIMIT,
     cut_head,
     cut_response,
+    final_response,
     parse_request,
     parse_response,
 )
@@ -383,6 +386,21 @@ def test_a_101_is_read_like_any_other_head() -> None:
     head = parse_response(stream[:end])
     assert (head.status, head.reason, head.minor) == (101, b"Switching Protocols", 1)
     assert head.connection == (b"upgrade",)
+
+
+@given(st.lists(st.integers(0, 160), max_size=4), st.sampled_from([101, 200, 403]))
+def test_behind_interim_responses_the_final_one_is_found_however_it_is_cut(cuts: list[int], status: int) -> None:
+    final = b"HTTP/1.1 %d What\r\nX-A: b\r\n\r\n" % status
+    stream = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + final + b"\x81\x02hi"
+    places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    waiting = b""
+    for begin, end in itertools.pairwise(places):
+        response, waiting = final_response(waiting + stream[begin:end], len(waiting))
+        if response is not None:
+            assert (response.status, response.first(b"x-a")) == (status, b"b")
+            assert waiting + stream[end:] == b"\x81\x02hi"
+            return
+    pytest.fail("no response was found")
 
 
 @pytest.mark.parametrize(

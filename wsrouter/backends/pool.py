@@ -23,6 +23,7 @@ from wsrouter.backends.waiting import Waiting, WaitingLine
 from wsrouter.config.values import Pool
 from wsrouter.errors import BackendError, DialError
 from wsrouter.policy.balancing import balancer_for
+from wsrouter.policy.dispatching import Dispatcher
 from wsrouter.policy.health import Change, State
 from wsrouter.policy.health_table import HealthTable
 from wsrouter.policy.members import Member
@@ -45,6 +46,8 @@ class BackendPool:
         self.name = config.name
         #: It watches nobody any more, and nobody waits.
         self.stopped = False
+        #: No configuration names it any more.
+        self.retired = False
         self.discovery = discovery
         self.config = config
         self.keepalive = keepalive
@@ -82,6 +85,7 @@ class BackendPool:
 
     def retire(self) -> None:
         """No configuration names it any more: go on for those who wait or try already, and ``stop`` behind them."""
+        self.retired = True
         self.discovery = self.discovery.detached(member.backend for member in self.members)
         self._look_later()
 
@@ -157,6 +161,10 @@ class BackendPool:
         if preferred is not None and preferred.takes and preferred not in excluded:
             return preferred
         return self._balancer.pick(self.relay.seconds(), key, excluded)
+
+    def dispatcher(self, first: Member | None = None) -> Dispatcher:
+        """What chooses for the messages of one session that begins at ``first``; after a reload make a new one."""
+        return Dispatcher(self.config, self.members, self._balancer, self._random, first)
 
     def _pick_for_waiting(self, key: bytes | None) -> Member | None:
         return self._balancer.pick(self.relay.seconds(), key)

@@ -19,7 +19,7 @@ _TARGETS = ("pool", "static", "redirect")
 #: Options that speak of a backend or of a session, and mean nothing where there is none.
 _POOL_ONLY = (
     *("subprotocol", "accept", "origins", "set_header", "strip_prefix", "idle_timeout", "close_timeout"),
-    *("session", "filter", "compression", "dispatch", "idle_counts", "max_message", "max_fragments"),
+    *("session", "filter", "compression", "dispatch", "fan_out", "idle_counts", "max_message", "max_fragments"),
     *("message_rate", "byte_rate", "on_rate", "ping", "backend_ping", "ping_timeout"),
 )
 #: Options of a session that mean nothing while all of these are off.
@@ -60,7 +60,8 @@ def check(document: Document, faults: Faults) -> None:
         _check_route(section, faults)
         _check_frames(section, faults)
     for section in document.of("pool"):
-        check_pool(section, _tunnels_to(section, document), _routed(section, document), faults)
+        users = {kind: _users(section, kind, document) for kind in ("tunnel", "route")}
+        check_pool(section, users["tunnel"], users["route"], _routed(section, document), faults)
     for section in document.of("listener"):
         _check_trusted(section, faults)
     for section in document.of("certificate"):
@@ -116,8 +117,9 @@ def _check_frames(section: Section, faults: Faults) -> None:
             section.fault(faults, option, f"means nothing without {names}")
 
 
-def _tunnels_to(pool: Section, document: Document) -> list[Section]:
-    return [tunnel for tunnel in document.of("tunnel") if tunnel.values.get("pool") == pool.name]
+def _users(pool: Section, kind: str, document: Document) -> list[Section]:
+    """The tunnels or routes that use the pool."""
+    return [section for section in document.of(kind) if section.values.get("pool") == pool.name]
 
 
 def _routed(pool: Section, document: Document) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from wsrouter.config.faults import Faults
 from wsrouter.config.options import Section
-from wsrouter.config.values import Balance, CheckKind, KeySource, OnDown
+from wsrouter.config.values import Balance, CheckKind, Dispatch, KeySource, OnDown
 
 _TLS_ONLY = ("tls_ca", "tls_name", "tls_certificate", "tls_verify")
 _CHECK_TLS_ONLY = ("check_tls_ca", "check_tls_name", "check_tls_verify")
@@ -20,13 +20,19 @@ _TUNNEL_KEYS = (KeySource.CLIENT_IP, KeySource.SNI)
 _WEIGHTLESS = (Balance.HASH, Balance.FIRST)
 
 
-def check_pool(section: Section, tunnels: Sequence[Section], routed: bool, faults: Faults) -> None:
-    """Note every fault of a pool; ``tunnels`` are those that use it, and ``routed`` tells whether a route does."""
+def check_pool(
+    section: Section, tunnels: Sequence[Section], routes: Sequence[Section], routed: bool, faults: Faults
+) -> None:
+    """Note every fault of a pool.
+
+    ``tunnels`` and ``routes`` are those that use it; ``routed`` tells whether a route does, or may be meant to.
+    """
     values = section.values
     if values.get("tls") is False:
         _needs(section, _TLS_ONLY, "'tls = yes'", faults)
     _check_probes(section, faults)
     _check_choice(section, tunnels, routed, faults)
+    _check_message_key(section, routes, faults)
     if values.get("on_down") is OnDown.KEEP:
         _needs(section, ("down_spread",), "'on_down = close'", faults)
     _check_queue(section, faults)
@@ -73,6 +79,22 @@ def _check_choice(section: Section, tunnels: Sequence[Section], routed: bool, fa
     elif tunnels and not routed:
         text = f"only tunnels use this pool, such as {_place(tunnels[0])}, and a tunnel has no cookies"
         section.fault(faults, "sticky", text)
+
+
+def _check_message_key(section: Section, routes: Sequence[Section], faults: Faults) -> None:
+    """``hash json:`` looks at messages, and must find every backend that a message may belong to."""
+    rule = section.values.get("balance")
+    if not rule or not rule.key or rule.key.source is not KeySource.JSON:
+        return
+    needed = sum(backend.weight > 0 for backend in section.values.get("backends", ()))
+    for route in routes:
+        dispatch, reached = route.values.get("dispatch"), route.values.get("fan_out")
+        if dispatch is Dispatch.SESSION:
+            text = f"only messages have a json, and {_place(route)} chooses a backend for a session"
+            section.fault(faults, "balance", f"{text} (it needs 'dispatch = message')")
+        elif dispatch is not None and reached is not None and reached < needed:
+            text = f"{_place(route)} reaches {reached} of {needed} backends, so equal messages would part"
+            section.fault(faults, "balance", f"{text} (it needs 'fan_out = {needed}')")
 
 
 def _check_queue(section: Section, faults: Faults) -> None:

@@ -12,10 +12,17 @@ from wsrouter.config.keywords import keywords, nothing_more
 from wsrouter.config.scalars import choice, duration, token, yes_no
 from wsrouter.config.values import Balance, BalanceKey, Check, CheckKind, KeySource, SameSite, Sticky
 
-_NAMED = {KeySource.HEADER: "header:NAME", KeySource.COOKIE: "cookie:NAME", KeySource.QUERY: "query:NAME"}
+_NAMED = {
+    KeySource.HEADER: "header:NAME",
+    KeySource.COOKIE: "cookie:NAME",
+    KeySource.QUERY: "query:NAME",
+    KeySource.JSON: "json:/POINTER",
+}
 _KEYS = ", ".join(_NAMED.get(source, source.value) for source in KeySource)
 #: A parameter's name as it stands in a query.
 _PARAMETER = re.compile(r"[!-~]+")
+#: A pointer to a part of a JSON document (RFC 6901 3); the empty one, to all of it, is left out.
+_POINTER = re.compile(r"(?:/(?:[^/~]|~[01])*)+")
 #: The request target that a check asks for (RFC 9112 3.2.1).
 _TARGET = re.compile(r"/[!-~]*")
 _STATUSES = re.compile(r"([0-9]{3})(?:-([0-9]{3}))?")
@@ -58,6 +65,10 @@ def _balance_key(text: str) -> BalanceKey:
         return BalanceKey(source)
     if not name:
         raise BadValue(f"{quoted(text)} lacks a name (expected {_NAMED[source]})")
+    if source is KeySource.JSON:
+        if not _POINTER.fullmatch(name):
+            raise BadValue(f"{quoted(name)} is not a JSON pointer (expected, for example, /room/id)")
+        return BalanceKey(source, name)
     if source is not KeySource.QUERY:
         # Names of fields are compared without regard to case, those of cookies are not (RFC 9110 5.1, RFC 6265 4.2.2).
         return BalanceKey(source, token(name).lower() if source is KeySource.HEADER else token(name))

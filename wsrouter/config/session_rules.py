@@ -1,7 +1,8 @@
 """Which kind of session a route needs, and the options of message sessions.
 
 A relay session passes frames on without looking into them. Whatever needs a whole message (a filter, compression on one
-leg) needs a message session, which costs several times as much. So it is chosen only where something asks for it.
+leg, a backend for each message) needs a message session, which costs several times as much. So it is chosen only where
+something asks for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from wsrouter.config.faults import BadValue, Faults, quoted
 from wsrouter.config.options import Section
 from wsrouter.config.scalars import name
-from wsrouter.config.values import Compression, FilterRule, Session
+from wsrouter.config.values import Compression, Dispatch, FilterRule, Session
 
 #: The largest message of a message session, where the route does not say: such a session keeps whole messages.
 DEFAULT_MAX_MESSAGE = 1 << 20
@@ -35,6 +36,8 @@ def check_session(section: Section, faults: Faults) -> None:
         section.fault(faults, "session", f"relay cannot serve '{asked[0]}', which needs message sessions")
     elif _kind(values) is Session.MESSAGE and section.given("max_message") and values.get("max_message", 0) is None:
         section.fault(faults, "max_message", "message sessions keep whole messages: a size is needed")
+    if section.given("fan_out") and values.get("dispatch") is Dispatch.SESSION:
+        section.fault(faults, "fan_out", "means nothing without 'dispatch = message'")
 
 
 def settle(values: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +54,8 @@ def _needing_messages(values: dict[str, Any]) -> list[str]:
     asked = ["filter"] if values.get("filter") else []
     if values.get("compression", Compression.OFF) is not Compression.OFF:
         asked.append("compression")
+    if values.get("dispatch") is Dispatch.MESSAGE:
+        asked.append("dispatch")
     return asked
 
 

@@ -7,7 +7,8 @@ checks, record  whether a request may go on; what is known of it, for the log
 opening         an opening handshake, to a backend and back
 session         a relayed WebSocket, from the 101 to its end
 pumps           what carries its frames, as its route wants it (keepalive: pings of the router's own)
-message_session a WebSocket that the router ends on both sides, message by message (message_rules)
+message_session a WebSocket that the router ends on both sides, message by message (message_rules, judged_session)
+dispatch_session one whose messages each get a backend chosen for them (branch, joining, choice, tally)
 side, sides     one side of it, ended by Autobahn
 filters         what sees its messages (own_filters, filter_words, word_filter, json_filter)
 site, plain     what all connections share; what answers plain requests

@@ -74,6 +74,8 @@ def _key(key: BalanceKey, request: Request) -> bytes | None:
             return _parameter(request.target.query or b"", key.name.encode())
         case KeySource.SNI:
             return (request.connection.sni or "").encode()
+        case KeySource.JSON:
+            return None  # of each message; an opening handshake has none
 
 
 def _cookies(request: Request) -> bytes:

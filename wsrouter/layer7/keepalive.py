@@ -169,9 +169,26 @@ def keepers_for(
     route: values.Route, relay: Relay, client: Peer, backend: Peer, dead: Callable[[Leg, str], None]
 ) -> Mapping[object, KeepAlive]:
     """What pings the peers of a session, by what hears them; see ``KeepAlive`` for ``dead``."""
-    keepers: dict[object, KeepAlive] = {}
-    masked = functools.partial(os.urandom, 4)
-    for (heard, into, pings), interval, mask in ((client, route.ping, None), (backend, route.backend_ping, masked)):
-        if pings is not None and interval is not None:
-            keepers[heard] = KeepAlive(relay, heard, into, pings, interval, route.ping_timeout, mask, dead)
-    return keepers
+    found = (
+        (client.heard, client_keeper(route, relay, client, dead)),
+        (
+            backend.heard,
+            backend_keeper(route, relay, backend, dead),
+        ),
+    )
+    return {heard: keeper for heard, keeper in found if keeper is not None}
+
+
+def client_keeper(route: values.Route, relay: Relay, peer: Peer, dead: Callable[[Leg, str], None]) -> KeepAlive | None:
+    """What pings the client of a session; None where nothing does."""
+    if peer.pings is None or route.ping is None:
+        return None
+    return KeepAlive(relay, peer.heard, peer.into, peer.pings, route.ping, route.ping_timeout, None, dead)
+
+
+def backend_keeper(route: values.Route, relay: Relay, peer: Peer, dead: Callable[[Leg, str], None]) -> KeepAlive | None:
+    """The same for a backend."""
+    if peer.pings is None or route.backend_ping is None:
+        return None
+    mask = functools.partial(os.urandom, 4)
+    return KeepAlive(relay, peer.heard, peer.into, peer.pings, route.backend_ping, route.ping_timeout, mask, dead)

@@ -14,28 +14,24 @@ within ``close_timeout``.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
 from wsrouter.config.values import IdleCounts
 from wsrouter.errors import FrameError
-from wsrouter.layer7.filters import Broken, Message, Refused, Verdict
+from wsrouter.layer7.judged_session import JudgedSession
 from wsrouter.layer7.keepalive import KeepAlive, Peer, keepers_for
 from wsrouter.layer7.message_rules import MessageRules
 from wsrouter.layer7.policies import backend_policies, client_policies
-from wsrouter.layer7.side import JUDGED, Side
+from wsrouter.layer7.side import Side
 from wsrouter.layer7.sides import BackendSide, ClientSide
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import Counts, End, Facts, Registry, Who
-from wsrouter.policy.filtering import Direction, Drop
 from wsrouter.policy.members import Member
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
@@ -44,10 +40,8 @@ from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL
 from wsrouter.wire.forwarding import with_field
 
-_log = Logger()
 
-
-class MessageSession:
+class MessageSession(JudgedSession):
     """One session, from the verified 101 to its end. ``run`` begins it."""
 
     __slots__ = (
@@ -56,19 +50,15 @@ class MessageSession:
         "_closed",
         "_deadline",
         "_end",
-        "_judging",
         "_keepers",
         "_lost",
         "_member",
-        "_patience",
         "_pool",
         "_registry",
         "_relay",
         "_route",
-        "_rules",
         "_sweeper",
         "_told",
-        "facts",
         "number",
     )
 
@@ -87,13 +77,12 @@ class MessageSession:
         *,
         rules: MessageRules,
     ) -> None:
+        super().__init__(rules, facts)
         self.number = connection.number
-        self.facts = facts
         self._relay = relay
         self._registry = registry
         self._sweeper = sweeper
         self._route = route
-        self._rules = rules
         self._pool = pool
         self._member = member
         # A message is measured when it is inflated, not on the wire.
@@ -113,10 +102,6 @@ class MessageSession:
         self._closed: tuple[Side, ...] = ()
         #: The sides whose connection is gone.
         self._lost: tuple[Side, ...] = ()
-        #: What filters are still thinking about, by the side that it came from.
-        self._judging: dict[Side, Deferred[Verdict]] = {}
-        #: How long filters may still think about what somebody said last who has ended the connection.
-        self._patience: Deadline | None = None
 
     def run(
         self, from_client: bytes, answer: bytes, from_server: bytes, offer: bytes | None, granted: bytes | None
@@ -148,21 +133,6 @@ class MessageSession:
                 side.dataReceived(early)
 
     # What the sides report.
-
-    def message_came(self, side: Side, payload: bytes, is_binary: bool) -> None:
-        """A message is whole: judge it, and pass it on."""
-        if not self._rules.filters:
-            self._pass_on(side, payload, is_binary)
-            return
-        direction = Direction.CLIENT if side is self._client else Direction.BACKEND
-        verdict = self._rules.filters.judge(Message(direction, self.facts, payload, is_binary))
-        if not isinstance(verdict, Deferred):
-            self._judged(verdict, side, is_binary)
-            return
-        side.hold(JUDGED)
-        # Noted first: it may have fired already.
-        self._judging[side] = verdict
-        verdict.addCallback(self._judged_late, side, is_binary).addErrback(self._broke)
 
     def control_came(self, side: Side, is_ping: bool, payload: bytes) -> None:
         """A ping or a pong is for the other end."""
@@ -214,10 +184,7 @@ class MessageSession:
                 side.leg.close()
             return  # else it may still read the answer to its Close
         if side in self._judging and side not in self._told:
-            side.leg.await_end()
-            self._patience = self._relay.deadlines.after(
-                self._route.close_timeout, functools.partial(self._give_up_judging, side)
-            )
+            self._hurry(side, self._route.close_timeout)
             return
         self._left(side)
 
@@ -234,35 +201,9 @@ class MessageSession:
         if len(self._lost) == 2:
             self._finished()
 
-    # Messages.
-
-    def _judged_late(self, verdict: Verdict, side: Side, is_binary: bool) -> None:
-        self._judging.pop(side, None)
-        self._judged(verdict, side, is_binary)
-        side.go_on(JUDGED)
-        if side.leg.eof and side not in self._told and side not in self._lost:
+    def _judged_last(self, side: Side) -> None:
+        if side not in self._told and side not in self._lost:
             self.fin_came(side)
-
-    def _give_up_judging(self, side: Side) -> None:
-        verdict = self._judging.get(side)
-        if verdict is not None:
-            verdict.cancel()
-
-    def _broke(self, failure: Failure) -> None:
-        _log.failure("A message session failed in the router itself and is ended", failure)
-        self.abort()
-
-    def _judged(self, verdict: Verdict, side: Side, is_binary: bool) -> None:
-        match verdict:
-            case bytes():
-                self._pass_on(side, verdict, is_binary)
-            case Drop():
-                pass
-            case Refused(name, close):
-                if not side.over:
-                    self._end_over(side, close.code, f"filter {name}: {close.reason}", close.reason)
-            case Broken(name):
-                self.end(INTERNAL, f"filter {name} failed")
 
     def _pass_on(self, side: Side, payload: bytes, is_binary: bool) -> None:
         other = self._other(side)
@@ -371,10 +312,7 @@ class MessageSession:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if self._patience is not None:
-            self._patience.cancel()
-        for waiting in list(self._judging.values()):
-            waiting.cancel()
+        self._judge_no_more()
         for keeper in self._keepers.values():
             keeper.dissolve()
         if self._route.idle_timeout is not None:
@@ -397,6 +335,7 @@ class MessageSession:
         """What has come so far, whatever became of it."""
         client, backend = self._client, self._backend
         up, down = client.walker, backend.walker
+        rtt, backend_rtt = (self._keepers[side].rtt if side in self._keepers else None for side in (client, backend))
         return Counts(
             client.bytes,
             backend.bytes,
@@ -406,7 +345,8 @@ class MessageSession:
             down.frames,
             up.largest,
             down.largest,
-            *(self._keepers[side].rtt if side in self._keepers else None for side in (client, backend)),
+            rtt,
+            backend_rtt,
         )
 
     def ending(self) -> End | None:

@@ -19,19 +19,21 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from wsrouter.backends.attempt import Attempt
+from wsrouter.config.values import Dispatch
 from wsrouter.errors import BackendError, DialError, HttpError
 from wsrouter.layer7.affinity import affinity_of
+from wsrouter.layer7.dispatch_session import DispatchSession
+from wsrouter.layer7.joining import Asked
 from wsrouter.layer7.message_session import MessageSession
 from wsrouter.layer7.session import RelaySession
 from wsrouter.layer7.site import Request, Site
 from wsrouter.live.registry import Facts, Kind
 from wsrouter.policy.members import Member
-from wsrouter.policy.routing import strip
 from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
 from wsrouter.wire.body import ChunkedBody, LengthBody
-from wsrouter.wire.forwarding import client_answer, response_fields, upgrade_head
-from wsrouter.wire.head import ResponseHead, cut_response, parse_response
+from wsrouter.wire.forwarding import client_answer, response_fields
+from wsrouter.wire.head import ResponseHead, final_response
 from wsrouter.wire.opening import Accepted, Upgrade, granted_to_us, verify_answer
 
 #: The longest pause within the body of a backend's refusal, in seconds.
@@ -112,19 +114,7 @@ class Opening(TwistedProtocol, Waiter):
         self._received = b""
         self.wait(self._site.relay.deadlines, self._pool.config.handshake_timeout)
         leg.attach(self)
-        leg.write(self._head())
-
-    def _head(self) -> bytes:
-        request = self._request
-        route, target = request.route, request.target
-        path = strip(route, target.path) if route.strip_prefix else target.path
-        return upgrade_head(
-            request.head,
-            self._asked,
-            target.forward(path),
-            request.client(),
-            self._rules.fill(request),
-        )
+        leg.write(self._request.opening(self._asked, self._rules.fill(self._request)))
 
     def _failed(self, error: BackendError) -> None:
         self._attempt.settle()
@@ -152,21 +142,15 @@ class Opening(TwistedProtocol, Waiter):
         if self._body is not None:
             self._pass_body(data)
             return
-        received = self._received + data
         try:
-            end = cut_response(received, len(self._received))
-            while end is not None:
-                response = parse_response(received[:end])
-                if response.status == 101 or response.status >= 200:
-                    self._answered(response, received[end:])
-                    return
-                # 100, 103 and their like: the answer is still to come (RFC 9110 15.2).
-                received = received[end:]
-                end = cut_response(received)
+            response, rest = final_response(self._received + data, len(self._received))
+            if response is not None:
+                self._answered(response, rest)
+                return
         except BackendError as error:
             self._blame(BackendError(error.status, f"{self._label()}: {error.reason}"))
             return
-        self._received = received
+        self._received = rest
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The backend went away: before its answer another may be tried."""
@@ -240,9 +224,15 @@ class Opening(TwistedProtocol, Waiter):
         else:
             answer = client_answer(response, accepted._replace(deflate=False), cookie)
             offer = messages.taken_offer(self._upgrade.extensions)
-            MessageSession(
-                relay, registry, sweeper, route, pool, member, connection, facts, client, leg, rules=messages
-            ).run(early, answer, rest, offer, granted_to_us(response))
+            granted = granted_to_us(response)
+            if route.dispatch is Dispatch.SESSION:
+                MessageSession(
+                    relay, registry, sweeper, route, pool, member, connection, facts, client, leg, rules=messages
+                ).run(early, answer, rest, offer, granted)
+            else:
+                asked = Asked(request, self._asked, self._rules, facts.subprotocol)
+                parts = relay, registry, sweeper, route, pool, member, connection, facts, client
+                DispatchSession(*parts, rules=messages, asked=asked).run(leg, early, answer, rest, offer, granted)
 
     # A refusal of the backend's.
 

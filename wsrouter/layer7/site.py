@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -19,10 +19,11 @@ from wsrouter.policy.admission import Admission
 from wsrouter.policy.forwarded import Effective, Scheme
 from wsrouter.policy.members import Member
 from wsrouter.policy.networks import UNIX
-from wsrouter.policy.routing import RouteTable
+from wsrouter.policy.routing import RouteTable, strip
 from wsrouter.relay.loop import Relay
-from wsrouter.wire.forwarding import ClientFacts, Pair, Template, compile_template
+from wsrouter.wire.forwarding import ClientFacts, Pair, Template, compile_template, upgrade_head
 from wsrouter.wire.head import RequestHead, new
+from wsrouter.wire.opening import Upgrade
 from wsrouter.wire.target import Target
 
 
@@ -62,6 +63,12 @@ class Request(NamedTuple):
         ip = "" if connection.ip == UNIX else connection.ip
         own: Scheme = "https" if connection.secure else "http"
         return new(ClientFacts, (ip, connection.port, own, self.head.host, self.behind))
+
+    def opening(self, asked: Upgrade, fields: Sequence[Pair]) -> bytes:
+        """The whole head of its opening handshake for a backend; ``fields`` are those of ``HeaderRules``."""
+        route, target = self.route, self.target
+        path = strip(route, target.path) if route.strip_prefix else target.path
+        return upgrade_head(self.head, asked, target.forward(path), self.client(), fields)
 
     def fields(self) -> dict[str, str]:
         """What the placeholders of templates stand for (``values.TEMPLATE_FIELDS``)."""

@@ -7,9 +7,9 @@ know (the access log, drains, metrics) observes the registry; nothing that carri
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from twisted.logger import Logger
 
@@ -56,6 +56,17 @@ class Facts(NamedTuple):
     tried: str = ""
 
 
+class Served(NamedTuple):
+    """What one backend has had of a session that chooses a backend for each message."""
+
+    backend: str
+    #: Messages to it, and from it.
+    messages_in: int
+    messages_out: int
+    #: How it was lost, or why it could not be reached, the last time; empty if nothing went wrong.
+    lost: str = ""
+
+
 class Counts(NamedTuple):
     """What has passed so far.
 
@@ -75,6 +86,8 @@ class Counts(NamedTuple):
     #: Round-trip times of the router's last answered pings, in seconds; None without any.
     rtt: float | None = None
     backend_rtt: float | None = None
+    #: Each backend's part, where there are several.
+    served: tuple[Served, ...] = ()
 
 
 class End(NamedTuple):
@@ -103,6 +116,17 @@ class Entry(Protocol):
 
     def abort(self) -> None:
         """End at once."""
+
+
+@runtime_checkable
+class Branched(Protocol):
+    """An entry that is at several backends, and can lose one and live on."""
+
+    def branches(self) -> Collection[str]:
+        """The labels of the backends that it is at."""
+
+    def leave(self, backend: str) -> None:
+        """Be done with the backend of this label, with 1012; the entry ends where it has no other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,13 @@ class AccessLog:
             seconds = getattr(counts, name)
             if seconds is not None:
                 line[name] = round(seconds, 6)
+        if counts.served:
+            line["backends"] = ", ".join(
+                [f"{one.backend} {one.messages_in}/{one.messages_out}" for one in counts.served]
+            )
+            lost = ", ".join([f"{one.backend} {one.lost}" for one in counts.served if one.lost])
+            if lost:
+                line["lost"] = lost
         self._write(line)
 
     def refused(self, refusal: Refusal) -> None:

@@ -1,16 +1,20 @@
 """``on_down = close``: the live sessions of a backend that went down, or was taken out, are told to go elsewhere.
 
 Sessions get Close 1012, service restart, upon which clients connect again and get another backend. Tunnels have no
-polite end: each is cut when its turn comes. Both sides see a reset, so that nothing cut off looks whole.
+polite end: each is cut when its turn comes. Both sides see a reset, so that nothing cut off looks whole. A session that
+chooses a backend for each message leaves this one, and lives on where it has others.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Collection
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wsrouter.config.values import OnDown, Pool
-from wsrouter.live.registry import Answer, End, Entry, Kind, Refusal, Registry
+from wsrouter.live.registry import Answer, Branched, End, Entry, Kind, Refusal, Registry
 from wsrouter.ops.spread import Spread
 from wsrouter.wire.close import RESTART
 
@@ -39,7 +43,7 @@ class Evictions:
         entries = [
             entry
             for entry in self._registry.entries.values()
-            if entry.facts.backend == backend and entry.facts.pool == pool.name
+            if entry.facts.pool == pool.name and backend in _backends_of(entry)
         ]
         if entries:
             _log.info(
@@ -50,7 +54,7 @@ class Evictions:
                 count=len(entries),
                 seconds=pool.down_spread,
             )
-        spread = Spread(self._clock, entries, pool.down_spread, self._end)
+        spread = Spread(self._clock, entries, pool.down_spread, functools.partial(self._end, backend))
         spread.start()
         longest = pool.queue_timeout + pool.retry_time + pool.connect_timeout + pool.handshake_timeout
         self._late[pool.name, backend] = (spread, self._clock.seconds() + longest)
@@ -103,10 +107,16 @@ class Evictions:
         self._late.clear()
         self._observe()
 
-    def _end(self, entry: Entry) -> None:
+    def _end(self, backend: str, entry: Entry) -> None:
         if entry.number not in self._registry.entries:
             return
-        if entry.facts.kind is Kind.SESSION:
-            entry.end(RESTART, f"backend {entry.facts.backend} is gone")
+        if isinstance(entry, Branched):
+            entry.leave(backend)
+        elif entry.facts.kind is Kind.SESSION:
+            entry.end(RESTART, f"backend {backend} is gone")
         else:
             entry.abort()
+
+
+def _backends_of(entry: Entry) -> Collection[str]:
+    return entry.branches() if isinstance(entry, Branched) else (entry.facts.backend,)

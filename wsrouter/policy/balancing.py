@@ -14,7 +14,7 @@ next one goes:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from random import Random
 from typing import Protocol
 
@@ -50,6 +50,8 @@ def balancer_for(pool: Pool, members: Sequence[Member], random: Random) -> Balan
     primaries = [member for member in used if not member.backend.backup]
     backups = [member for member in used if member.backend.backup]
     if primaries and backups:
+        if pool.balance is Balance.HASH:
+            return RingWithBackups(*[ConsistentHash(part, pool.slow_start or 0.0) for part in (primaries, backups)])
         return WithBackups(_balancer(pool, primaries, random), _balancer(pool, backups, random))
     return _balancer(pool, primaries or backups, random)
 
@@ -81,3 +83,18 @@ class WithBackups:
     def pick(self, now: float, key: bytes | None = None, excluded: Collection[Member] = ()) -> Member | None:
         """Return a primary, else a backup; see ``Balancer``."""
         return self._primaries.pick(now, key, excluded) or self._backups.pick(now, key, excluded)
+
+
+class RingWithBackups(WithBackups):
+    """The same of two rings."""
+
+    __slots__ = ("_rings",)
+
+    def __init__(self, primaries: ConsistentHash, backups: ConsistentHash) -> None:
+        super().__init__(primaries, backups)
+        self._rings = (primaries, backups)
+
+    def owner(self, key: bytes, among: Container[Member]) -> Member | None:
+        """Return the member of ``among`` that has ``key``; see ``ConsistentHash``."""
+        primaries, backups = self._rings
+        return primaries.owner(key, among) or backups.owner(key, among)

@@ -15,7 +15,7 @@ class Member:
     reload that keeps the backend keeps the member, with its live sessions and its health.
     """
 
-    __slots__ = ("_room", "available", "backend", "label", "live", "since", "weight")
+    __slots__ = ("_room", "available", "backend", "label", "live", "since", "unanswered", "weight")
 
     def __init__(self, backend: Backend, since: float | None = None) -> None:
         self.backend = backend
@@ -23,6 +23,8 @@ class Member:
         self.label = backend.label
         #: Sessions, tunnels and requests that live, those being opened included.
         self.live = 0
+        #: Messages without an answer yet, of sessions that choose a backend for each message.
+        self.unanswered = 0
         #: Whether new work may go here: not down, not ejected, not drained.
         self.available = True
         #: When it became available while the pool ran, on the reactor's clock: ``slow_start`` counts from here.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from hashlib import blake2b
 from struct import unpack
 
@@ -66,17 +66,24 @@ class ConsistentHash:
         """Return the member that has ``key``; with none, or an empty one, the member whose turn it is."""
         if not key or not self._own_points:
             return self._turns.pick(now, None, excluded)
+        return self._next(key, lambda member: member.takes and not (excluded and member in excluded))
+
+    def owner(self, key: bytes, among: Container[Member]) -> Member | None:
+        """Return the member of ``among`` that has ``key``, whether it takes more sessions or not."""
+        return self._next(key, among.__contains__) if self._own_points else None
+
+    def _next(self, key: bytes, can: Callable[[Member], bool]) -> Member | None:
         place = int.from_bytes(blake2b(key, digest_size=_BITS // 8, person=b"wsrouter key").digest(), "little")
         at = self._next_point(place)
         owners = self._owners
         for _ in range(STEPS):
             member = owners[at]
-            if member.takes and not (excluded and member in excluded):
+            if can(member):
                 return member
             at += 1
             if at == len(owners):
                 at = 0
-        return self._next_of_all(place, excluded)
+        return self._next_of_all(place, can)
 
     def _next_point(self, place: int) -> int:
         points = self._points
@@ -85,12 +92,12 @@ class ConsistentHash:
             at += 1
         return at
 
-    def _next_of_all(self, place: int, excluded: Collection[Member]) -> Member | None:
+    def _next_of_all(self, place: int, can: Callable[[Member], bool]) -> Member | None:
         # Nearly all are down or full. The ring could be long to walk, so each that is left tells its own next point.
         nearest = None
         least = _PLACES
         for member, own in self._own_points:
-            if not member.takes or (excluded and member in excluded):
+            if not can(member):
                 continue
             at = bisect_left(own, place)
             distance = own[at] - place if at < len(own) else own[0] - place + _PLACES

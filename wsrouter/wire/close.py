@@ -18,6 +18,7 @@ POLICY = 1008
 TOO_BIG = 1009
 INTERNAL = 1011
 RESTART = 1012
+TRY_AGAIN = 1013
 
 #: Longest payload of a control frame, in bytes (RFC 6455 5.5).
 CONTROL_LIMIT = 125

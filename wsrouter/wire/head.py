@@ -160,6 +160,22 @@ def cut_response(data: bytes | bytearray, start: int = 0) -> int | None:
         raise BackendError(502, f"the backend's answer: {error.reason}") from None
 
 
+def final_response(data: bytes, start: int = 0) -> tuple[ResponseHead | None, bytes]:
+    """The final response at the beginning of ``data``, and what is behind its head; None, and the rest, before that.
+
+    Interim responses (100, 103 and their like) before it are passed over; 101 is final (RFC 9110 15.2). ``start`` is
+    how much of ``data`` was looked at already. Raises BackendError with status 502 for what is no head.
+    """
+    end = cut_response(data, start)
+    while end is not None:
+        response = parse_response(data[:end])
+        data = data[end:]
+        if response.status == 101 or response.status >= 200:
+            return response, data
+        end = cut_response(data)
+    return None, data
+
+
 def parse_request(head: bytes) -> RequestHead:
     """One whole request head, its blank line included, as ``cut_head`` found it.
 

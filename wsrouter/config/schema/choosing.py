@@ -5,12 +5,12 @@ from __future__ import annotations
 from wsrouter.config.files import static_folder
 from wsrouter.config.hosts import route_host
 from wsrouter.config.limits import byte_rate, rate
-from wsrouter.config.options import Kind, Later, Option
+from wsrouter.config.options import Kind, Option
 from wsrouter.config.readers import by_value, commas, header_rules, lines, networks, one, one_at, origin_list
 from wsrouter.config.rules import path_rule, redirect, tunnel_match
 from wsrouter.config.scalars import duration, name, number, or_off, size, token, yes_no
 from wsrouter.config.session_rules import filter_rule
-from wsrouter.config.values import Accept, Compression, IdleCounts, OnRate, Session
+from wsrouter.config.values import Accept, Compression, Dispatch, IdleCounts, OnRate, Session
 
 TUNNEL = Kind(
     "tunnel",
@@ -102,6 +102,19 @@ _MESSAGES = (
         " it to the two ends.",
         "off",
     ),
+    Option(
+        "dispatch",
+        by_value(Dispatch),
+        "What the pool's `balance` chooses a backend for: each `session`, or each `message` of a client. The latter"
+        " needs message sessions, and backends that bear it.",
+        "session",
+    ),
+    Option(
+        "fan_out",
+        one(number(1, 1000)),
+        "With `dispatch = message`: how many backends a client's messages may go to while it is connected.",
+        "4",
+    ),
 )
 
 ROUTE = Kind(
@@ -172,6 +185,5 @@ ROUTE = Kind(
         Option("allow", networks, "Networks whose clients it serves; absent: all. Others get 403."),
         Option("deny", networks, "Networks whose clients it never serves, even where `allow` holds them."),
         *_MESSAGES,
-        Later("dispatch", "What the balancer chooses a backend for.", ("session",)),
     ),
 )

@@ -69,7 +69,8 @@ POOL = Kind(
             one(balance),
             "How a backend is chosen: `round-robin`, `least-sessions`, `random-two` (the less loaded of two drawn),"
             " `first` (in the order of the file, each until it is full), or `hash` with one of `client-ip`, `path`,"
-            " `header:NAME`, `cookie:NAME`, `query:NAME`, `sni` behind it, so that equal ones go to the same backend.",
+            " `header:NAME`, `cookie:NAME`, `query:NAME`, `sni` behind it, so that equal ones go to the same backend;"
+            " or `json:/POINTER` (RFC 6901), a part of each message, for routes with `dispatch = message`.",
             "round-robin",
         ),
         Option(

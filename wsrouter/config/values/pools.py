@@ -48,7 +48,10 @@ class BackendTls:
 
 @dataclass(frozen=True, slots=True)
 class BalanceKey:
-    """What ``balance = hash`` looks at; ``name`` is that of a header (lower case), cookie or query parameter."""
+    """What ``balance = hash`` looks at.
+
+    ``name`` is that of a header (lower case), cookie or query parameter; for JSON a pointer (RFC 6901).
+    """
 
     source: KeySource
     name: str = ""

@@ -13,6 +13,7 @@ from wsrouter.config.values.words import (
     Accept,
     ClientAuth,
     Compression,
+    Dispatch,
     IdleCounts,
     Log,
     Match,
@@ -200,6 +201,9 @@ class Route:
     #: In the order in which they see a message.
     filters: tuple[FilterRule, ...] = ()
     compression: Compression = Compression.OFF
+    dispatch: Dispatch = Dispatch.SESSION
+    #: How many backends a session may be at, with ``Dispatch.MESSAGE``.
+    fan_out: int = 4
     line: int = 0
     #: Whether the frames of its relay sessions are held to anything beyond the protocol, or pinged for.
     polices: bool = field(init=False, compare=False, default=False)

@@ -62,6 +62,13 @@ class Compression(enum.Enum):
     BOTH = "both"
 
 
+class Dispatch(enum.Enum):
+    """What the balancer chooses a backend for."""
+
+    SESSION = "session"
+    MESSAGE = "message"
+
+
 class Log(enum.Enum):
     """The form of log lines."""
 
@@ -88,6 +95,8 @@ class KeySource(enum.Enum):
     COOKIE = "cookie"
     QUERY = "query"
     SNI = "sni"
+    #: Of a message: for routes with ``Dispatch.MESSAGE``.
+    JSON = "json"
 
 
 class CheckKind(enum.Enum):
