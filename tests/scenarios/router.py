@@ -53,6 +53,13 @@ class Router(Program):
         """The lines of the access log of one kind, by the number of the client's session."""
         return {int(line["path"].partition("?")[2]): line for line in self.events(event)}
 
+    def wait_for_opening(self, number: int) -> Line:
+        """The line that tells of the opening of a client's session. It may come a little after the client knows of it."""
+        return self.wait_for(
+            lambda line: line.get("event") == "open" and line["path"].partition("?")[2] == str(number),
+            f"session {number} is told of",
+        )
+
     def wait_for_change(self, backend: Backend, states: Iterable[str], since: int = 0) -> Line:
         """The first such line."""
         words = [f": backend {backend.label} is {state}: " for state in states]

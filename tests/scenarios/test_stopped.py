@@ -107,8 +107,8 @@ def test_new_sessions_pass_a_backend_over_that_takes_no_connection_within_the_co
     # Three had to wait for one connect timeout, and then were served elsewhere.
     out = router.wait_for_change(victim, ("ejected",), since)
     assert "no connection in time (3 failures within 4 s)" in out["message"]
-    opened = router.told_of("open")
-    tried = [opened[one.number]["tried"] for one in first if "tried" in opened[one.number]]
+    opened = [router.wait_for_opening(one.number) for one in first]
+    tried = [line["tried"] for line in opened if "tried" in line]
     assert tried == [f"{victim.label} no connection in time"] * 3
     assert {one.backend for one in first} == {"b1", "b2", "b3"}
 
