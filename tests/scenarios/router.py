@@ -54,7 +54,7 @@ class Router(Program):
         return {int(line["path"].partition("?")[2]): line for line in self.events(event)}
 
     def wait_for_opening(self, number: int) -> Line:
-        """The line that tells of the opening of a client's session. It may come a little after the client knows of it."""
+        """The line that tells of the opening of a client's session; it may come after the client knows."""
         return self.wait_for(
             lambda line: line.get("event") == "open" and line["path"].partition("?")[2] == str(number),
             f"session {number} is told of",
