@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
+from hypothesis import HealthCheck, settings
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.protocol import Factory
@@ -29,6 +30,10 @@ from zope.interface import implementer
 #: or another process has yet to end something, as many that idle for 2 ms each. A clean test takes none.
 QUICK_TURNS = 50
 IDLE = 0.002
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _OUTCOME = pytest.StashKey[bool]()
 
