@@ -65,6 +65,7 @@ class PolicyWalker(FrameWalker):
 
     __slots__ = (
         "_allowance",
+        "_harmless",
         "_max_fragments",
         "_max_message",
         "_pings",
@@ -86,8 +87,9 @@ class PolicyWalker(FrameWalker):
         super().__init__(masked, deflate)
         self._max_message = max_message
         self._max_fragments = max_fragments
-        if max_message is not None and max_message < CONTROL_LIMIT:
-            self._small = NO_SIZES
+        #: The sizes that pass without a further look while nothing is rationed.
+        self._harmless = self._sizes if max_message is None or max_message >= CONTROL_LIMIT else NO_SIZES
+        self._small = self._harmless
         self._pings = pings
         self._pong_size = 2 + self._key + TOKEN_SIZE + _NUMBER_SIZE
         #: How many more may begin; None for any number.
@@ -108,8 +110,8 @@ class PolicyWalker(FrameWalker):
             self._largest = max(self._largest, self._length(self._record))
             self._record = 0
             self._small = NO_SIZES
-        elif allowance is None and (self._max_message is None or self._max_message >= CONTROL_LIMIT):
-            self._small = self._sizes
+        elif allowance is None:
+            self._small = self._harmless
         self._allowance = allowance
 
     def refuse(self, reason: str, code: int) -> None:
