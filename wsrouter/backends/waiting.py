@@ -10,38 +10,36 @@ from collections import deque
 from collections.abc import Callable
 
 from wsrouter.policy.members import Member
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.loop import Relay
 
 
-class Waiting:
+class Waiting(Waiter):
     """One client that waits. ``cancel`` when it leaves."""
 
-    __slots__ = ("_deadline", "_line", "key", "served")
+    __slots__ = ("_line", "key", "served")
 
     def __init__(self, line: WaitingLine, key: bytes | None, served: Callable[[Member | None], None]) -> None:
+        super().__init__()
         self._line = line
         self.key = key
         #: Called once: with the member that was taken for it, or with None when the time was up.
         self.served = served
-        self._deadline: Deadline | None = line.relay.deadlines.after(line.timeout, self._late)
+        self.wait(line.relay.deadlines, line.timeout)
 
     def cancel(self) -> None:
         """It waits no more, and is not told."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        if self.is_waiting:
+            self.stop_waiting()
             self._line.waiting.remove(self)
 
     def tell(self, member: Member | None) -> None:
         """It has left the line: its wait is over."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self.stop_waiting()
         self.served(member)
 
-    def _late(self) -> None:
-        self._deadline = None
+    def late(self) -> None:
+        """It has waited in vain."""
         self._line.waiting.remove(self)
         self.served(None)
 

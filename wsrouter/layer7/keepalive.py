@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from wsrouter.config import values
 from wsrouter.policy.heartbeat import STALL, Heartbeat, Verdict
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 from wsrouter.wire.policed import OwnPings
@@ -58,7 +58,7 @@ class Into(Protocol):
         """Give the peer a control frame of the router's own, as soon as may be."""
 
 
-class KeepAlive:
+class KeepAlive(Waiter):
     """Pings the peer whose frames ``heard`` reads and to whom ``into`` writes.
 
     ``interval`` and ``timeout`` are in seconds; ``mask`` makes the mask of each ping, None towards a client. ``dead``
@@ -66,7 +66,7 @@ class KeepAlive:
     is that of the peer, or that of the one who has not let it be heard for too long.
     """
 
-    __slots__ = ("_beat", "_dead", "_deadline", "_heard", "_into", "_mask", "_pings", "_relay", "_sent", "_timeout")
+    __slots__ = ("_beat", "_dead", "_heard", "_into", "_mask", "_pings", "_relay", "_sent", "_timeout")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class KeepAlive:
         mask: Callable[[], bytes] | None,
         dead: Callable[[Leg, str], None],
     ) -> None:
+        super().__init__()
         self._relay = relay
         self._heard = heard
         self._into = into
@@ -89,7 +90,6 @@ class KeepAlive:
         #: When the last ping went out; None if it had to wait for the end of a frame.
         self._sent: float | None = None
         self._beat = Heartbeat(interval, timeout, relay.seconds(), heard.bytes)
-        self._deadline: Deadline | None = None
 
     @property
     def rtt(self) -> float | None:
@@ -98,13 +98,11 @@ class KeepAlive:
 
     def start(self) -> None:
         """Watch over the peer from now on."""
-        self._deadline = self._relay.deadlines.after(self._beat.wait(self._relay.seconds()), self._look)
+        self.wait(self._relay.deadlines, self._beat.wait(self._relay.seconds()))
 
     def stop(self) -> None:
         """Ping no more."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self.stop_waiting()
 
     def dissolve(self) -> None:
         """The session has ended: let go of it, so that no cycle is left to collect; the figures stay."""
@@ -117,7 +115,8 @@ class KeepAlive:
         latest = self._pings.answered == self._pings.sent
         self._beat.answered(now, now - self._sent if latest and self._sent is not None else None)
 
-    def _look(self) -> None:
+    def late(self) -> None:
+        """It is time to look at the peer."""
         heard = self._heard
         now = self._relay.seconds()
         sink = heard.sink
@@ -125,13 +124,13 @@ class KeepAlive:
         verdict = self._beat.look(now, heard.bytes, heard.paused, stuck)
         if verdict is Verdict.STALLED:
             assert sink is not None
-            self._found_dead(sink, f"has taken nothing for {STALL * self._timeout:g} s")
+            self._dead(sink, f"has taken nothing for {STALL * self._timeout:g} s")
         elif verdict is Verdict.LATE and self._is_dead():
-            self._found_dead(heard.source, f"did not answer a ping within {self._timeout:g} s")
+            self._dead(heard.source, f"did not answer a ping within {self._timeout:g} s")
         else:
             if verdict is Verdict.PING:
                 self._ping(now)
-            self._deadline = self._relay.deadlines.after(self._beat.wait(now), self._look)
+            self.wait(self._relay.deadlines, self._beat.wait(now))
 
     def _ping(self, now: float) -> None:
         into = self._into
@@ -152,10 +151,6 @@ class KeepAlive:
         leg = self._heard.source
         return leg.outstanding() + len(leg.pending or b"")
 
-    def _found_dead(self, leg: Leg, how: str) -> None:
-        self._deadline = None
-        self._dead(leg, how)
-
 
 class Peer(NamedTuple):
     """One peer of a session, by what hears it and what it is written through; and the router's pings to it, if any."""
@@ -169,14 +164,11 @@ def keepers_for(
     route: values.Route, relay: Relay, client: Peer, backend: Peer, dead: Callable[[Leg, str], None]
 ) -> Mapping[object, KeepAlive]:
     """What pings the peers of a session, by what hears them; see ``KeepAlive`` for ``dead``."""
-    found = (
-        (client.heard, client_keeper(route, relay, client, dead)),
-        (
-            backend.heard,
-            backend_keeper(route, relay, backend, dead),
-        ),
-    )
-    return {heard: keeper for heard, keeper in found if keeper is not None}
+    keepers = {
+        client.heard: client_keeper(route, relay, client, dead),
+        backend.heard: backend_keeper(route, relay, backend, dead),
+    }
+    return {heard: keeper for heard, keeper in keepers.items() if keeper is not None}
 
 
 def client_keeper(route: values.Route, relay: Relay, peer: Peer, dead: Callable[[Leg, str], None]) -> KeepAlive | None:

@@ -42,6 +42,11 @@ class Waiter:
         self._slice = slice_ = deadlines.slice_of(seconds)
         slice_.add(self)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a deadline runs."""
+        return self._slice is not None
+
     def stop_waiting(self) -> None:
         """Wait no more; harmless when it does not."""
         if self._slice is not None:
