@@ -14,9 +14,10 @@ from wsrouter.backends.discovery import Discovery
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config.values import Backend, PathKind, PathRule, Pool, Rate, Route
 from wsrouter.layer7.session import RelaySession
-from wsrouter.live.connection import Connection
+from wsrouter.layer7.site import Site
 from wsrouter.live.idle import IdleSweeper
 from wsrouter.live.registry import End, Facts, Kind, Registry, Who
+from wsrouter.policy.routing import RouteTable
 
 BACKEND = Backend("127.0.0.1", 1)
 
@@ -35,13 +36,11 @@ class Scene(Meeting):
         self.client_leg, self.client = self.leg()
         self.server_leg, self.server = self.leg()
         self.session: Any = RelaySession(
-            self.relay,
-            self.registry,
-            IdleSweeper(self.clock),
+            Site(self.relay, self.registry, IdleSweeper(self.clock), {}, RouteTable(()), {}, {}),
             Route("r", PathRule(PathKind.PREFIX, "/"), **route),
             self.pool,
             self.member,
-            Connection(1, "10.0.0.1", 5, "main"),
+            1,
             Facts(Kind.SESSION, "10.0.0.1", "10.0.0.1:5", "main", "r", "app", BACKEND.label, 0.0),
             self.client_leg,
             self.server_leg,

@@ -90,7 +90,7 @@ class Reports:
     def fin_came(self, side: Side) -> None:
         self.heard.append(("fin",))
 
-    def lost(self, side: Side, reason: Failure) -> None:
+    def lost(self, side: Side, how: str) -> None:
         self.heard.append(("lost",))
 
 

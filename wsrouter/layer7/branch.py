@@ -11,9 +11,7 @@ import enum
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsrouter.backends.pool import BackendPool
@@ -27,9 +25,8 @@ from wsrouter.layer7.side import SLOW, Side
 from wsrouter.layer7.sides import BackendSide
 from wsrouter.layer7.tally import Tally
 from wsrouter.policy.members import Member
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
-from wsrouter.relay.tls import reason_of
 from wsrouter.wire.head import ResponseHead
 from wsrouter.wire.opening import granted_to_us
 
@@ -83,7 +80,7 @@ class Owner(Protocol):
 
 
 @implementer(IPushProducer)
-class Branch:
+class Branch(Waiter):
     """A WebSocket to ``member``, which is counted already, and given back at the end.
 
     ``begin`` or ``join`` starts it.
@@ -99,6 +96,7 @@ class Branch:
         client: Leg,
         tally: Tally,
     ) -> None:
+        super().__init__()
         self.member = member
         self.tally = tally
         self.side: BackendSide | None = None
@@ -121,7 +119,6 @@ class Branch:
         self._owed: bytes | None = None
         #: The Close that goes out behind all that waits.
         self._farewell: tuple[int, str] | None = None
-        self._deadline: Deadline | None = None
 
     # What the session asks for.
 
@@ -129,8 +126,7 @@ class Branch:
         """Be open: the backend has sent its 101; ``granted`` is for ``BackendSide.open``."""
         self._state = State.OPEN
         rules, route = self._rules, self._route
-        # A message is measured when it is inflated, not on the wire.
-        policies = backend_policies(route)._replace(max_message=None)
+        policies = backend_policies(route)
         self.side = side = BackendSide(self, leg, rules.limit, policies, rules.client_factory)
         side.sink = self._client
         leg.attach(side)
@@ -181,7 +177,7 @@ class Branch:
         if self._farewell is not None or self.is_over:
             return
         self._farewell = code, reason
-        self._wait()
+        self._wait_for_end()
         if self._state is State.OPENING and not self._queue:
             self._give_up()
         else:
@@ -328,10 +324,10 @@ class Branch:
         self._end("closed the connection without a Close frame", self.withdraw())
         side.leg.loseConnection()
 
-    def lost(self, side: Side, reason: Failure) -> None:
+    def lost(self, side: Side, how: str) -> None:
         """The connection is gone."""
         side.ignore()
-        self._end(how_lost(reason), self.withdraw())
+        self._end(how, self.withdraw())
         self._gone()
 
     # The end.
@@ -350,30 +346,25 @@ class Branch:
         self._settle(self._unanswered)
         if self._farewell is None:
             self.tally.lost = how
-        self._wait()
+        self._wait_for_end()
         self._owner.branch_over(self, unsent)
 
-    def _wait(self) -> None:
+    def _wait_for_end(self) -> None:
         if self._keeper is not None:
             self._keeper.stop()
-        if self._deadline is None:
-            self._deadline = self._pool.relay.deadlines.after(self._route.close_timeout, self._late)
+        if not self.is_waiting:
+            self.wait(self._pool.relay.deadlines, self._route.close_timeout)
 
-    def _late(self) -> None:
-        """The end took too long: close TCP, or cut what is closing already."""
-        self._deadline = None
+    def late(self) -> None:
+        """The end took too long."""
         if self.side is None:
             self._give_up()
-        elif self.side.leg.connected:
-            self.side.leg.loseConnection()
         else:
-            self.side.leg.abortConnection()
+            self.side.leg.give_up()
 
     def _gone(self) -> None:
         self._state = State.GONE
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self.stop_waiting()
         if self._keeper is not None:
             self._keeper.dissolve()
         if self.side is not None:
@@ -381,9 +372,3 @@ class Branch:
             self.side.dissolve()
         self._pool.give_back(self.member)
         self._owner.branch_gone(self)
-
-
-def how_lost(reason: Failure) -> str:
-    """In words, how a connection ended."""
-    error = reason.value
-    return reason_of(error) if isinstance(error, Exception) and not isinstance(error, ConnectionDone) else "vanished"

@@ -14,14 +14,13 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from twisted.internet.interfaces import IPushProducer
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
 from wsrouter.config.values import IdleCounts
 from wsrouter.errors import FrameError
-from wsrouter.layer7.branch import Branch, Outgoing, how_lost
+from wsrouter.layer7.branch import Branch, Outgoing
 from wsrouter.layer7.choice import Choice
 from wsrouter.layer7.joining import Asked
 from wsrouter.layer7.judged_session import JudgedSession
@@ -30,16 +29,12 @@ from wsrouter.layer7.message_rules import MessageRules
 from wsrouter.layer7.policies import client_policies
 from wsrouter.layer7.side import SLOW, Side
 from wsrouter.layer7.sides import ClientSide
+from wsrouter.layer7.site import Site
 from wsrouter.layer7.tally import Tally
-from wsrouter.live.connection import Connection
-from wsrouter.live.idle import IdleSweeper
-from wsrouter.live.registry import Counts, End, Facts, Registry, Who
+from wsrouter.live.registry import Counts, End, Facts, Who
 from wsrouter.policy.members import Member
-from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
-from wsrouter.relay.loop import Relay
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, RESTART, TRY_AGAIN
-from wsrouter.wire.forwarding import with_field
 
 
 @implementer(IPushProducer)
@@ -53,57 +48,37 @@ class DispatchSession(JudgedSession):
         "_choice",
         "_client",
         "_closed",
-        "_deadline",
-        "_end",
         "_keeper",
         "_lost",
         "_owed",
-        "_pool",
-        "_registry",
-        "_relay",
-        "_route",
         "_slow",
-        "_sweeper",
         "_tallies",
         "_told",
         "_turn",
-        "number",
     )
 
     def __init__(
         self,
-        relay: Relay,
-        registry: Registry,
-        sweeper: IdleSweeper,
+        site: Site,
         route: values.Route,
         pool: BackendPool,
         member: Member,
-        connection: Connection,
+        number: int,
         facts: Facts,
         client: Leg,
         *,
         rules: MessageRules,
         asked: Asked,
     ) -> None:
-        super().__init__(rules, facts)
-        self.number = connection.number
-        self._relay = relay
-        self._registry = registry
-        self._sweeper = sweeper
-        self._route = route
-        self._pool = pool
+        super().__init__(site, route, pool, number, facts, rules)
         self._asked = asked
-        # A message is measured when it is inflated, not on the wire.
-        policies = client_policies(route)._replace(max_message=None)
-        self._client = ClientSide(self, client, rules.limit, policies, rules.server_factory)
+        self._client = ClientSide(self, client, rules.limit, client_policies(route), rules.server_factory)
         self._keeper: KeepAlive | None = None
         self._choice = Choice(pool, asked, client, route.fan_out, member)
         #: Those that take messages, by their backends; and all whose connections are not gone.
         self._branches: dict[Member, Branch] = {}
         self._all: dict[Branch, None] = {}
         self._tallies: dict[str, Tally] = {}
-        self._end: End | None = None
-        self._deadline: Deadline | None = None
         #: The client's own Close frame was heard.
         self._closed = False
         #: The router has sent the client a Close, or has given it up.
@@ -129,18 +104,13 @@ class DispatchSession(JudgedSession):
     ) -> None:
         """Take the legs over, ``server`` from the first backend; see ``MessageSession.run``."""
         client = self._client
-        client.leg.attach(client)
-        extension = client.open(offer)
-        if extension is not None:
-            answer = with_field(answer, (b"Sec-WebSocket-Extensions", extension))
-        client.leg.write(answer)
+        self._welcome(client, answer, offer)
         (first,) = self._all
         backend = first.begin(server, granted)
         client.leg.registerProducer(self, True)
-        self._registry.open(self)
-        if self._route.idle_timeout is not None:
-            self._sweeper.watch(self, self._route.idle_timeout)
-        self._keeper = client_keeper(self._route, self._relay, Peer(client, client, client.policies.pings), self.dead)
+        self._go_live()
+        to_client = Peer(client, client, client.policies.pings)
+        self._keeper = client_keeper(self._route, self._site.relay, to_client, self.dead)
         if self._keeper is not None:
             self._keeper.start()
         if from_client:
@@ -277,9 +247,9 @@ class DispatchSession(JudgedSession):
         self._client_gone("closed the connection without a Close frame")
         side.leg.loseConnection()
 
-    def lost(self, side: Side, reason: Failure) -> None:
+    def lost(self, side: Side, how: str) -> None:
         """The client's connection is gone."""
-        self._client_gone(how_lost(reason))
+        self._client_gone(how)
         self._lost = True
         self._finished()
 
@@ -316,10 +286,6 @@ class DispatchSession(JudgedSession):
             self._end = End(Who.ROUTER, code, reason)
             self._tell(code)
             self._finish(code)
-
-    def idle(self) -> None:
-        """No frame of any peer for ``idle_timeout``."""
-        self.end(GOING_AWAY, "idle")
 
     def abort(self) -> None:
         """Cut all sides."""
@@ -393,13 +359,13 @@ class DispatchSession(JudgedSession):
         """Close all branches, behind what waits in them; the client has the close timeout, too."""
         if self._keeper is not None:
             self._keeper.stop()
-        if self._deadline is None:
-            self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
+        if not self.is_waiting:
+            self.wait(self._site.relay.deadlines, self._route.close_timeout)
         for branch in list(self._all):
             branch.finish(code, reason)
 
-    def _late(self) -> None:
-        """The close handshake took too long: close TCP, or cut what is closing already."""
+    def late(self) -> None:
+        """The close handshake took too long."""
         client = self._client
         if self._lost:
             return
@@ -408,23 +374,14 @@ class DispatchSession(JudgedSession):
             assert self._end.code is not None
             self._told = True
             client.say_close(self._end.code, self._end.reason)
-        if client.leg.connected:
-            client.leg.loseConnection()
-        else:
-            client.leg.abortConnection()
+        client.leg.give_up()
 
     def _finished(self) -> None:
         if self._all or not self._lost:
             return
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._judge_no_more()
         if self._keeper is not None:
             self._keeper.dissolve()
-        if self._route.idle_timeout is not None:
-            self._sweeper.forget(self, self._route.idle_timeout)
-        assert self._end is not None
-        self._registry.close(self, self._end)
+        self._conclude()
         self._client.dissolve()
 
     # What the registry and the idle sweeper ask.
@@ -454,10 +411,6 @@ class DispatchSession(JudgedSession):
             if branch.side is not None:
                 totals[branch.member.label].add(branch.side, self._route.idle_counts)
         return list(totals.values())
-
-    def ending(self) -> End | None:
-        """How it ends, once that is known."""
-        return self._end
 
     def activity(self) -> int:
         """Grows with every frame of a peer's, or only with those of messages."""

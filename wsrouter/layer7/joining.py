@@ -23,7 +23,7 @@ from wsrouter.policy.members import Member
 from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
 from wsrouter.wire.head import ResponseHead, final_response
-from wsrouter.wire.opening import Upgrade, verify_answer
+from wsrouter.wire.opening import Upgrade, check_refusal, verify_answer
 
 
 class Asked(NamedTuple):
@@ -111,8 +111,7 @@ class Joining(TwistedProtocol, Waiter):
 
     def _answered(self, response: ResponseHead, rest: bytes) -> None:
         if response.status != 101:
-            if response.status < 300 and response.first(b"upgrade") is not None:
-                raise BackendError(502, f"status {response.status} with an Upgrade field")
+            check_refusal(response)
             self._decline(f"refused the session with status {response.status}", lasting=False)
             return
         accepted = verify_answer(response, self._asked.upgrade._replace(key=self._key))

@@ -8,29 +8,73 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wsrouter.backends.pool import BackendPool
+from wsrouter.config import values
 from wsrouter.layer7.filters import Broken, Message, Refused, Verdict
 from wsrouter.layer7.message_rules import MessageRules
 from wsrouter.layer7.side import JUDGED, Side
-from wsrouter.live.registry import Facts
+from wsrouter.layer7.sides import ClientSide
+from wsrouter.layer7.site import Site
+from wsrouter.live.registry import Counts, End, Facts
 from wsrouter.policy.filtering import Direction, Drop
-from wsrouter.relay.deadlines import Deadline
-from wsrouter.wire.close import INTERNAL
+from wsrouter.relay.deadlines import Deadline, Waiter
+from wsrouter.wire.close import GOING_AWAY, INTERNAL
+from wsrouter.wire.forwarding import with_field
 
 _log = Logger()
 
 
-class JudgedSession:
+class JudgedSession(Waiter):
     """The base of such a session, which says where messages go, and how it ends."""
 
-    __slots__ = ("_judging", "_patience", "_rules", "facts")
+    __slots__ = ("_end", "_judging", "_patience", "_pool", "_route", "_rules", "_site", "facts", "number")
 
-    def __init__(self, rules: MessageRules, facts: Facts) -> None:
+    def __init__(
+        self, site: Site, route: values.Route, pool: BackendPool, number: int, facts: Facts, rules: MessageRules
+    ) -> None:
+        super().__init__()
+        self.number = number
         self.facts = facts
+        self._site = site
+        self._route = route
+        self._pool = pool
         self._rules = rules
+        self._end: End | None = None
         #: What filters are still thinking about, by the side that it came from.
         self._judging: dict[Side, Deferred[Verdict]] = {}
         #: How long filters may still think about what somebody said last who has ended the connection.
         self._patience: Deadline | None = None
+
+    def _welcome(self, client: ClientSide, answer: bytes, offer: bytes | None) -> None:
+        """Take the client over. ``answer`` is its 101, without extensions; ``offer`` is for ``ClientSide.open``."""
+        client.leg.attach(client)
+        extension = client.open(offer)
+        if extension is not None:
+            answer = with_field(answer, (b"Sec-WebSocket-Extensions", extension))
+        client.leg.write(answer)
+
+    def _go_live(self) -> None:
+        """Be known to the registry, and watched for idleness."""
+        self._site.registry.open(self)
+        if self._route.idle_timeout is not None:
+            self._site.sweeper.watch(self, self._route.idle_timeout)
+
+    def _conclude(self) -> None:
+        """All connections are gone: nothing is waited for any more, and the registry knows."""
+        self.stop_waiting()
+        self._judge_no_more()
+        if self._route.idle_timeout is not None:
+            self._site.sweeper.forget(self, self._route.idle_timeout)
+        assert self._end is not None
+        self._site.registry.close(self, self._end)
+
+    def idle(self) -> None:
+        """No frame of any peer for ``idle_timeout``."""
+        self.end(GOING_AWAY, "idle")
+
+    def ending(self) -> End | None:
+        """How it ends, once that is known."""
+        return self._end
 
     def message_came(self, side: Side, payload: bytes, is_binary: bool) -> None:
         """A message is whole: judge it, and pass it on."""
@@ -107,4 +151,12 @@ class JudgedSession:
 
     def abort(self) -> None:
         """Cut all sides."""
+        raise NotImplementedError
+
+    def counts(self) -> Counts:
+        """What has come so far, whatever became of it."""
+        raise NotImplementedError
+
+    def activity(self) -> int:
+        """Grows with every frame of a peer's, or only with those of messages."""
         raise NotImplementedError

@@ -16,9 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from twisted.internet.error import ConnectionDone
-from twisted.python.failure import Failure
-
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
 from wsrouter.config.values import IdleCounts
@@ -29,73 +26,38 @@ from wsrouter.layer7.message_rules import MessageRules
 from wsrouter.layer7.policies import backend_policies, client_policies
 from wsrouter.layer7.side import Side
 from wsrouter.layer7.sides import BackendSide, ClientSide
-from wsrouter.live.connection import Connection
-from wsrouter.live.idle import IdleSweeper
-from wsrouter.live.registry import Counts, End, Facts, Registry, Who
+from wsrouter.layer7.site import Site
+from wsrouter.live.registry import Counts, End, Facts, Who
 from wsrouter.policy.members import Member
-from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
-from wsrouter.relay.loop import Relay
-from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL
-from wsrouter.wire.forwarding import with_field
 
 
 class MessageSession(JudgedSession):
     """One session, from the verified 101 to its end. ``run`` begins it."""
 
-    __slots__ = (
-        "_backend",
-        "_client",
-        "_closed",
-        "_deadline",
-        "_end",
-        "_keepers",
-        "_lost",
-        "_member",
-        "_pool",
-        "_registry",
-        "_relay",
-        "_route",
-        "_sweeper",
-        "_told",
-        "number",
-    )
+    __slots__ = ("_backend", "_client", "_closed", "_keepers", "_lost", "_member", "_told")
 
     def __init__(
         self,
-        relay: Relay,
-        registry: Registry,
-        sweeper: IdleSweeper,
+        site: Site,
         route: values.Route,
         pool: BackendPool,
         member: Member,
-        connection: Connection,
+        number: int,
         facts: Facts,
         client: Leg,
         server: Leg,
         *,
         rules: MessageRules,
     ) -> None:
-        super().__init__(rules, facts)
-        self.number = connection.number
-        self._relay = relay
-        self._registry = registry
-        self._sweeper = sweeper
-        self._route = route
-        self._pool = pool
+        super().__init__(site, route, pool, number, facts, rules)
         self._member = member
-        # A message is measured when it is inflated, not on the wire.
-        of_client, of_backend = (
-            policies._replace(max_message=None) for policies in (client_policies(route), backend_policies(route))
-        )
-        self._client = ClientSide(self, client, rules.limit, of_client, rules.server_factory)
-        self._backend = BackendSide(self, server, rules.limit, of_backend, rules.client_factory)
+        self._client = ClientSide(self, client, rules.limit, client_policies(route), rules.server_factory)
+        self._backend = BackendSide(self, server, rules.limit, backend_policies(route), rules.client_factory)
         self._client.sink, self._backend.sink = server, client
         #: What pings client and backend, by their sides.
         self._keepers: Mapping[object, KeepAlive] = {}
-        self._end: End | None = None
-        self._deadline: Deadline | None = None
         #: The sides that the router has sent a Close to, or has given up.
         self._told: tuple[Side, ...] = ()
         #: The sides whose own Close frame has been heard.
@@ -112,20 +74,14 @@ class MessageSession(JudgedSession):
         ``BackendSide.open``.
         """
         client, backend = self._client, self._backend
-        client.leg.attach(client)
         backend.leg.attach(backend)
-        extension = client.open(offer)
         backend.open(granted)
-        if extension is not None:
-            answer = with_field(answer, (b"Sec-WebSocket-Extensions", extension))
-        client.leg.write(answer)
+        self._welcome(client, answer, offer)
         client.leg.registerProducer(backend, True)
         backend.leg.registerProducer(client, True)
-        self._registry.open(self)
-        if self._route.idle_timeout is not None:
-            self._sweeper.watch(self, self._route.idle_timeout)
+        self._go_live()
         to_client, to_backend = (Peer(side, side, side.policies.pings) for side in (client, backend))
-        self._keepers = keepers_for(self._route, self._relay, to_client, to_backend, self._dead)
+        self._keepers = keepers_for(self._route, self._site.relay, to_client, to_backend, self._dead)
         for keeper in self._keepers.values():
             keeper.start()
         for side, early in ((client, from_client), (backend, from_server)):
@@ -188,14 +144,10 @@ class MessageSession(JudgedSession):
             return
         self._left(side)
 
-    def lost(self, side: Side, reason: Failure) -> None:
+    def lost(self, side: Side, how: str) -> None:
         """A connection is gone."""
         if not self._is_answered():
-            error = reason.value
-            if isinstance(error, ConnectionDone) or not isinstance(error, Exception):
-                self._gone(side, "vanished")
-            else:
-                self._gone(side, reason_of(error))
+            self._gone(side, how)
         side.ignore()
         self._lost += (side,)
         if len(self._lost) == 2:
@@ -262,10 +214,6 @@ class MessageSession(JudgedSession):
             self._tell(side, code)
         self._wait_for_answer()
 
-    def idle(self) -> None:
-        """No frame of either peer for ``idle_timeout``."""
-        self.end(GOING_AWAY, "idle")
-
     def abort(self) -> None:
         """Cut both sides."""
         if self._end is None:
@@ -295,31 +243,20 @@ class MessageSession(JudgedSession):
     def _wait_for_answer(self) -> None:
         for keeper in self._keepers.values():
             keeper.stop()
-        if self._deadline is None:
-            self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
+        if not self.is_waiting:
+            self.wait(self._site.relay.deadlines, self._route.close_timeout)
 
-    def _late(self) -> None:
-        """The close handshake took too long: close TCP, and cut what is closing already."""
-        self._deadline = None
+    def late(self) -> None:
+        """The close handshake took too long."""
         for side in (self._client, self._backend):
             if side not in self._lost:
-                if side.leg.connected:
-                    side.leg.loseConnection()
-                else:
-                    side.leg.abortConnection()
+                side.leg.give_up()
 
     def _finished(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        self._judge_no_more()
         for keeper in self._keepers.values():
             keeper.dissolve()
-        if self._route.idle_timeout is not None:
-            self._sweeper.forget(self, self._route.idle_timeout)
         self._pool.give_back(self._member)
-        assert self._end is not None
-        self._registry.close(self, self._end)
+        self._conclude()
         self._client.dissolve()
         self._backend.dissolve()
 
@@ -348,10 +285,6 @@ class MessageSession(JudgedSession):
             rtt,
             backend_rtt,
         )
-
-    def ending(self) -> End | None:
-        """How it ends, once that is known."""
-        return self._end
 
     def activity(self) -> int:
         """Grows with every frame of a peer's, or only with those of messages."""

@@ -34,7 +34,7 @@ from wsrouter.relay.leg import Leg
 from wsrouter.wire.body import ChunkedBody, LengthBody
 from wsrouter.wire.forwarding import client_answer, response_fields
 from wsrouter.wire.head import ResponseHead, final_response
-from wsrouter.wire.opening import Accepted, Upgrade, granted_to_us, verify_answer
+from wsrouter.wire.opening import Accepted, Upgrade, check_refusal, granted_to_us, verify_answer
 
 #: The longest pause within the body of a backend's refusal, in seconds.
 REFUSAL_SILENCE = 60.0
@@ -171,8 +171,7 @@ class Opening(TwistedProtocol, Waiter):
             accepted = verify_answer(response, self._asked)
             self._open(response, accepted, rest)
             return
-        if response.status < 300 and response.first(b"upgrade") is not None:
-            raise BackendError(502, f"status {response.status} with an Upgrade field")
+        check_refusal(response)
         self._pass_refusal(response, rest)
 
     def _open(self, response: ResponseHead, accepted: Accepted, rest: bytes) -> None:
@@ -204,35 +203,23 @@ class Opening(TwistedProtocol, Waiter):
             sni=connection.sni or "",
             tried=self._attempt.story(),
         )
-        relay, registry, sweeper, route, client = site.relay, site.registry, site.sweeper, request.route, self._client
-        messages = self._messages
+        route, client, number, messages = request.route, self._client, connection.number, self._messages
         if messages is None:
-            session = RelaySession(
-                relay,
-                registry,
-                sweeper,
-                route,
-                pool,
-                member,
-                connection,
-                facts,
-                client,
-                leg,
-                deflate=accepted.deflate,
-            )
+            session = RelaySession(site, route, pool, member, number, facts, client, leg, deflate=accepted.deflate)
             session.run(early, client_answer(response, accepted, cookie), rest)
+            return
+        answer = client_answer(response, accepted._replace(deflate=False), cookie)
+        offer = messages.taken_offer(self._upgrade.extensions)
+        granted = granted_to_us(response)
+        if route.dispatch is Dispatch.SESSION:
+            MessageSession(site, route, pool, member, number, facts, client, leg, rules=messages).run(
+                early, answer, rest, offer, granted
+            )
         else:
-            answer = client_answer(response, accepted._replace(deflate=False), cookie)
-            offer = messages.taken_offer(self._upgrade.extensions)
-            granted = granted_to_us(response)
-            if route.dispatch is Dispatch.SESSION:
-                MessageSession(
-                    relay, registry, sweeper, route, pool, member, connection, facts, client, leg, rules=messages
-                ).run(early, answer, rest, offer, granted)
-            else:
-                asked = Asked(request, self._asked, self._rules, facts.subprotocol)
-                parts = relay, registry, sweeper, route, pool, member, connection, facts, client
-                DispatchSession(*parts, rules=messages, asked=asked).run(leg, early, answer, rest, offer, granted)
+            asked = Asked(request, self._asked, self._rules, facts.subprotocol)
+            DispatchSession(site, route, pool, member, number, facts, client, rules=messages, asked=asked).run(
+                leg, early, answer, rest, offer, granted
+            )
 
     # A refusal of the backend's.
 

@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from wsrouter.config import values
-from wsrouter.config.values import OnRate
+from wsrouter.config.values import OnRate, Session
 from wsrouter.policy.limits import TokenBucket
 from wsrouter.relay.meter import Meter
 from wsrouter.wire.policed import TOKEN_SIZE, OwnPings, PolicyWalker
@@ -46,7 +46,8 @@ def _policies(route: values.Route, ping: float | None, meter: Meter | None) -> P
     limit = route.max_message
     return Policies(
         None if limit is None else route.max_fragments,
-        limit,
+        # A message session measures what a message holds, not what is on the wire.
+        limit if route.session is Session.RELAY else None,
         None if ping is None else OwnPings(os.urandom(TOKEN_SIZE)),
         meter,
     )

@@ -26,13 +26,11 @@ from wsrouter.config import values
 from wsrouter.config.values import IdleCounts
 from wsrouter.layer7.keepalive import KeepAlive, keepers_for
 from wsrouter.layer7.pumps import pumps_for
-from wsrouter.live.connection import Connection
-from wsrouter.live.idle import IdleSweeper
-from wsrouter.live.registry import Counts, End, Facts, Registry, Who
+from wsrouter.layer7.site import Site
+from wsrouter.live.registry import Counts, End, Facts, Who
 from wsrouter.policy.members import Member
-from wsrouter.relay.deadlines import Deadline
+from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
-from wsrouter.relay.loop import Relay
 from wsrouter.relay.pump import FramePump
 from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
@@ -41,12 +39,11 @@ from wsrouter.wire.frames import FrameWalker
 _NO_KEEPERS: Mapping[object, KeepAlive] = {}
 
 
-class RelaySession:
+class RelaySession(Waiter):
     """One session, from the verified 101 to its end. ``run`` couples the legs."""
 
     __slots__ = (
         "_client",
-        "_deadline",
         "_down",
         "_end",
         "_keepers",
@@ -54,11 +51,9 @@ class RelaySession:
         "_moved",
         "_owed",
         "_pool",
-        "_registry",
-        "_relay",
         "_route",
         "_server",
-        "_sweeper",
+        "_site",
         "_told",
         "_up",
         "facts",
@@ -67,24 +62,21 @@ class RelaySession:
 
     def __init__(
         self,
-        relay: Relay,
-        registry: Registry,
-        sweeper: IdleSweeper,
+        site: Site,
         route: values.Route,
         pool: BackendPool,
         member: Member,
-        connection: Connection,
+        number: int,
         facts: Facts,
         client: Leg,
         server: Leg,
         *,
         deflate: bool,
     ) -> None:
-        self.number = connection.number
+        self._slice = None
+        self.number = number
         self.facts = facts
-        self._relay = relay
-        self._registry = registry
-        self._sweeper = sweeper
+        self._site = site
         self._route = route
         self._pool = pool
         self._member = member
@@ -96,12 +88,11 @@ class RelaySession:
             pumps = pumps_for(route, self, client, server, deflate=deflate)
             self._up, self._down = pumps.up, pumps.down
             if pumps.peers is not None:
-                self._keepers = keepers_for(route, relay, *pumps.peers, self.dead)
+                self._keepers = keepers_for(route, site.relay, *pumps.peers, self.dead)
         else:
             self._up = FramePump(self, client, server, FrameWalker(True, deflate))
             self._down = FramePump(self, server, client, FrameWalker(False, deflate))
         self._end: End | None = None
-        self._deadline: Deadline | None = None
         #: The legs that the router has sent a Close to, or has given up.
         self._told: tuple[Leg, ...] = ()
         #: The Close that waits for a frame boundary, for each pump that it waits for.
@@ -117,9 +108,9 @@ class RelaySession:
         client.write(answer)
         client.couple(self, self._up, self._down)
         server.couple(self, self._down, self._up)
-        self._registry.open(self)
+        self._site.registry.open(self)
         if self._route.idle_timeout is not None:
-            self._sweeper.watch(self, self._route.idle_timeout)
+            self._site.sweeper.watch(self, self._route.idle_timeout)
         if self._keepers:
             for keeper in self._keepers.values():
                 keeper.start()
@@ -314,27 +305,23 @@ class RelaySession:
         if self._keepers:
             for keeper in self._keepers.values():
                 keeper.stop()
-        if self._deadline is None:
+        if self._slice is None:
             self._moved = self._waited_for()
-            self._deadline = self._relay.deadlines.after(self._route.close_timeout, self._late)
+            self.wait(self._site.relay.deadlines, self._route.close_timeout)
 
     def _waited_for(self) -> int:
         """How many bytes came so far in the directions where a Close waits for a boundary."""
         return sum([pump.bytes for pump in self._owed or ()])
 
-    def _late(self) -> None:
-        """The close handshake took too long: close TCP, and cut what is closing already."""
-        self._deadline = None
+    def late(self) -> None:
+        """The close handshake took too long."""
         if self._waited_for() != self._moved:
             # The frame under way goes on, or has ended meanwhile and the handshake begins only now.
             self._wait_for_answer()
             return
         for leg in (self._client, self._server):
             if leg is not None:
-                if leg.connected:
-                    leg.loseConnection()
-                else:
-                    leg.abortConnection()
+                leg.give_up()
 
     def _cut(self) -> None:
         for leg in (self._client, self._server):
@@ -342,14 +329,12 @@ class RelaySession:
                 leg.abortConnection()
 
     def _finished(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self.stop_waiting()
         if self._route.idle_timeout is not None:
-            self._sweeper.forget(self, self._route.idle_timeout)
+            self._site.sweeper.forget(self, self._route.idle_timeout)
         self._pool.give_back(self._member)
         assert self._end is not None
-        self._registry.close(self, self._end)
+        self._site.registry.close(self, self._end)
         self._up.dissolve()
         self._down.dissolve()
         if self._keepers:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from autobahn.websocket.protocol import WebSocketProtocol
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -28,6 +29,7 @@ from wsrouter.layer7.inlet import Inlet
 from wsrouter.layer7.policies import Policies
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
+from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import TOO_BIG, close_frame
 from wsrouter.wire.policed import PolicyWalker
 
@@ -64,8 +66,8 @@ class Session(Protocol):
     def fin_came(self, side: Side) -> None:
         """The peer sends nothing more."""
 
-    def lost(self, side: Side, reason: Failure) -> None:
-        """The connection is gone."""
+    def lost(self, side: Side, how: str) -> None:
+        """The connection is gone; ``how``, in words."""
 
 
 class _Mute:
@@ -250,7 +252,11 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         # Autobahn's Deferreds hold this object in a cycle.
         del self.is_open, self.is_closed
         if self._session is not None:
-            self._session.lost(self, reason)
+            error = reason.value
+            if isinstance(error, Exception) and not isinstance(error, ConnectionDone):
+                self._session.lost(self, reason_of(error))
+            else:
+                self._session.lost(self, "vanished")
 
     # What the other leg calls.
 

@@ -268,6 +268,13 @@ class Leg(SocketFacts):
         """Close now; the peer sees a reset."""
         self.lose(ConnectionAborted(), reset=True)
 
+    def give_up(self) -> None:
+        """The peer has had its time: close in order, or cut what is closing already."""
+        if self.connected:
+            self.loseConnection()
+        else:
+            self.abortConnection()
+
     def loseWriteConnection(self) -> None:
         """Half-close."""
         self.finish_writing()

@@ -139,6 +139,15 @@ def verify_answer(response: ResponseHead, upgrade: Upgrade) -> Accepted:
     )
 
 
+def check_refusal(response: ResponseHead) -> None:
+    """Hold an answer to an opening handshake that is no 101 to being a refusal.
+
+    Raises BackendError with status 502 for one that speaks of an upgrade all the same.
+    """
+    if response.status < 300 and response.first(b"upgrade") is not None:
+        raise BackendError(502, f"status {response.status} with an Upgrade field")
+
+
 def own_answer(extensions: tuple[bytes, ...]) -> bytes | None:
     """The first of a client's offers that the router can take up itself, written anew; None if there is none.
 
