@@ -6,6 +6,11 @@ Each says what was got, what was expected, and whose fault it is; none carries a
 from __future__ import annotations
 
 
+def words_of(error: OSError) -> str:
+    """What the kernel says went wrong, as part of a sentence: ``no such file or directory``."""
+    return (error.strerror or str(error)).lower()
+
+
 class RouterError(Exception):
     """The base of every error that the router raises on purpose."""
 

@@ -10,7 +10,7 @@ pumps           what carries its frames, as its route wants it (keepalive: pings
 message_session a WebSocket that the router ends on both sides, message by message (message_rules, judged_session)
 dispatch_session one whose messages each get a backend chosen for them (branch, joining, choice, tally)
 side, sides     one side of it, ended by Autobahn
-filters         what sees its messages (own_filters, filter_words, word_filter, json_filter)
+filters         what sees its messages (own_filters, filter_base, word_filter, json_filter)
 site, plain     what all connections share; what answers plain requests
 exchange        one plain request and its answer (intake, outlet, request, quiet)
 files, ranges   static files

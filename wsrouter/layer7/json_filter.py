@@ -15,11 +15,12 @@ from zope.interface import implementer
 
 from wsrouter.config.faults import BadValue, quoted
 from wsrouter.config.files import readable_file
-from wsrouter.config.keywords import keywords
 from wsrouter.config.memory import read_bytes
-from wsrouter.layer7.filter_words import actions, directions
-from wsrouter.layer7.filters import IFilterMaker, IMessageFilter, Message
+from wsrouter.errors import words_of
+from wsrouter.layer7.filter_base import OwnFilter, read_words
+from wsrouter.layer7.filters import IFilterMaker, Message
 from wsrouter.policy.filtering import PASS, Action, Decision, Direction, refuse
+from wsrouter.policy.json_pointer import no_constant
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -29,26 +30,18 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+_read = json.JSONDecoder(object_pairs_hook=_members, parse_constant=no_constant).decode
 
 
-_read = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_constant).decode
-
-
-@implementer(IMessageFilter)
-class JsonFilter:
+class JsonFilter(OwnFilter):
     """Refuses what is no JSON, or does not keep to ``validator``'s schema; binary messages are held to it, too."""
 
     def __init__(self, validator: Any, action: Action, direction: Direction | None) -> None:
+        super().__init__(action, direction)
         self._keeps_to_schema = validator.is_valid
-        self._action = action
-        self._direction = direction
 
-    def filter(self, message: Message) -> Decision:
-        """See IMessageFilter."""
-        if self._direction is not None and message.direction is not self._direction:
-            return PASS
+    def decide(self, message: Message) -> Decision:
+        """See OwnFilter."""
         try:
             value = _read(message.text)
         except (ValueError, RecursionError):
@@ -73,13 +66,13 @@ class JsonSchema:
         if not words:
             raise BadValue("a file with a schema is missing")
         path = readable_file(words[0], folder)
-        options = keywords(list(words[1:]), {"action": actions(Action.CLOSE, Action.DROP), "from": directions})
+        action, direction = read_words(words[1:], Action.CLOSE, Action.DROP)
         try:
             # Offline: a schema that refers to another machine is a fault, and no request to it.
             validator = jsonschema_rs.validator_for(_read(read_bytes(path).decode()), offline=True)
         except OSError as error:
-            raise BadValue(f"{quoted(words[0])} cannot be read ({(error.strerror or str(error)).lower()})") from None
+            raise BadValue(f"{quoted(words[0])} cannot be read ({words_of(error)})") from None
         except ValueError as error:
             reason = str(error).partition("\n")[0]
             raise BadValue(f"{quoted(words[0])} is no usable schema ({reason})") from None
-        return JsonFilter(validator, options.get("action", Action.CLOSE), options.get("from"))
+        return JsonFilter(validator, action, direction)

@@ -8,14 +8,13 @@ from pathlib import Path
 from zope.interface import implementer
 
 from wsrouter.config.faults import BadValue, misspelt
-from wsrouter.config.keywords import keywords
 from wsrouter.config.scalars import number
 from wsrouter.config.values import FilterRule
-from wsrouter.layer7.filter_words import actions, directions
+from wsrouter.layer7.filter_base import OwnFilter, read_words
 from wsrouter.layer7.filters import IFilterMaker, IMessageFilter, Message, find_makers
 from wsrouter.layer7.json_filter import JsonSchema
 from wsrouter.layer7.word_filter import DenyWords
-from wsrouter.policy.filtering import PASS, Action, Decision, Direction, judge_length
+from wsrouter.policy.filtering import Action, Decision, Direction, judge_length
 
 
 def make_filters(
@@ -49,19 +48,15 @@ def make_filters(
     return made, faults
 
 
-@implementer(IMessageFilter)
-class LengthFilter:
+class LengthFilter(OwnFilter):
     """Refuses messages that are longer than ``longest``: characters of a text, bytes of a binary message."""
 
     def __init__(self, longest: int, action: Action, direction: Direction | None) -> None:
+        super().__init__(action, direction)
         self._longest = longest
-        self._action = action
-        self._direction = direction
 
-    def filter(self, message: Message) -> Decision:
-        """See IMessageFilter."""
-        if self._direction is not None and message.direction is not self._direction:
-            return PASS
+    def decide(self, message: Message) -> Decision:
+        """See OwnFilter."""
         return judge_length(message.payload, message.is_binary, self._longest, self._action)
 
 
@@ -75,5 +70,5 @@ class MaxLength:
         """See IFilterMaker."""
         if not words:
             raise BadValue("a number is missing (characters of a text, bytes of a binary message)")
-        options = keywords(list(words[1:]), {"action": actions(Action.CLOSE, Action.DROP), "from": directions})
-        return LengthFilter(number(0, 1 << 40)(words[0]), options.get("action", Action.CLOSE), options.get("from"))
+        action, direction = read_words(words[1:], Action.CLOSE, Action.DROP)
+        return LengthFilter(number(0, 1 << 40)(words[0]), action, direction)

@@ -11,10 +11,10 @@ from zope.interface import implementer
 
 from wsrouter.config.faults import BadValue
 from wsrouter.config.files import readable_file
-from wsrouter.config.keywords import keywords
 from wsrouter.config.memory import read_bytes
-from wsrouter.layer7.filter_words import actions, directions
-from wsrouter.layer7.filters import IFilterMaker, IMessageFilter, Message
+from wsrouter.errors import words_of
+from wsrouter.layer7.filter_base import OwnFilter, read_words
+from wsrouter.layer7.filters import IFilterMaker, Message
 from wsrouter.policy.filtering import PASS, Action, Decision, Direction
 from wsrouter.policy.words import judge_words, parse_words
 
@@ -24,8 +24,7 @@ LOOK = 1.0
 _log = Logger()
 
 
-@implementer(IMessageFilter)
-class WordFilter:
+class WordFilter(OwnFilter):
     """Looks for the words of a file, which is read again when it has changed.
 
     It is looked at when messages come, at most each LOOK seconds; what is wrong with it then leaves the words as they
@@ -34,22 +33,21 @@ class WordFilter:
 
     def __init__(self, path: Path, action: Action, direction: Direction | None, seconds: Callable[[], float]) -> None:
         """Raises BadValue for a file that cannot be read or used."""
+        super().__init__(action, direction)
         self._path = path
-        self._action = action
-        self._direction = direction
         self._seconds = seconds
         self._looked = seconds()
         self._stamp = _stamp(path)
         try:
             self._words = parse_words(read_bytes(path))
         except OSError as error:
-            raise BadValue(f"'{path}' cannot be read ({(error.strerror or str(error)).lower()})") from None
+            raise BadValue(f"'{path}' cannot be read ({words_of(error)})") from None
         except ValueError as error:
             raise BadValue(f"'{path}': {error}") from None
 
-    def filter(self, message: Message) -> Decision:
-        """See IMessageFilter."""
-        if message.is_binary or (self._direction is not None and message.direction is not self._direction):
+    def decide(self, message: Message) -> Decision:
+        """See OwnFilter."""
+        if message.is_binary:
             return PASS
         now = self._seconds()
         if now - self._looked >= LOOK:
@@ -65,7 +63,7 @@ class WordFilter:
         try:
             self._words = parse_words(self._path.read_bytes())
         except (OSError, ValueError) as error:
-            why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+            why = words_of(error) if isinstance(error, OSError) else str(error)
             _log.error("{path}: {why}; the words that were read before stay in force", path=self._path, why=why)
         else:
             _log.info("{path} was read again", path=self._path)
@@ -84,10 +82,8 @@ class DenyWords:
         """See IFilterMaker."""
         if not words:
             raise BadValue("a file of words is missing")
-        options = keywords(list(words[1:]), {"action": actions(*Action), "from": directions})
-        return WordFilter(
-            readable_file(words[0], folder), options.get("action", Action.CLOSE), options.get("from"), self._seconds
-        )
+        action, direction = read_words(words[1:], *Action)
+        return WordFilter(readable_file(words[0], folder), action, direction, self._seconds)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wsrouter.config.values import Log
-from wsrouter.errors import RouterError
+from wsrouter.errors import RouterError, words_of
 from wsrouter.live.registry import Answer, End, Entry, Facts, Refusal
 
 _log = Logger(namespace="wsrouter.access")
@@ -54,8 +54,7 @@ class AccessLog:
                 # Unbuffered: a line is whole in the file at once, so that one can follow it.
                 stream = io.FileIO(file, "ab", opener=_open_at_once)
             except OSError as error:
-                why = (error.strerror or str(error)).lower()
-                raise RouterError(f"access log {file}: cannot be opened: {why}") from None
+                raise RouterError(f"access log {file}: cannot be opened: {words_of(error)}") from None
         self.close()
         self._file, self._stream = file, stream
         self._failing = self._torn = False
@@ -154,7 +153,7 @@ class AccessLog:
         try:
             written = stream.write(data) or 0
         except OSError as error:
-            written, why = 0, (error.strerror or str(error)).lower()
+            written, why = 0, words_of(error)
         if written:
             self._torn = written < len(data)
         failing = written < len(data)

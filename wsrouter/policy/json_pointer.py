@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 
-def _constant(name: str) -> None:
+def no_constant(name: str) -> None:
+    """Refuse ``NaN`` and its kin, which ``json`` reads and RFC 8259 does not know. Raises ValueError."""
     raise ValueError(f"{name} is no number")
 
 
-# What RFC 8259 does not know makes a message no JSON; of members with one name the last counts, as with most parsers.
-_read = json.JSONDecoder(parse_constant=_constant).decode
+# Of members with one name the last counts, as with most parsers.
+_read = json.JSONDecoder(parse_constant=no_constant).decode
 
 
 class JsonPointer:
