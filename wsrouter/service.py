@@ -165,9 +165,10 @@ class RouterService(Service):
             if self._access_log is not None:
                 self._access_log.open()
         self.relay.client_limit = _client_limit()
-        # Clients wait in the kernel's queue until the names of backends were looked up once, or for so long.
+        # Clients wait in the kernel's queue until the names of backends were looked up once, or for so long; and until
+        # the reactor runs: who is told that the router serves may send it any signal.
         self._patience = self.reactor.callLater(FIRST_LOOKUPS, self._accept)
-        looked_up = self.parts.start().addCallback(lambda _: self._accept())
+        looked_up = self.parts.start().addCallback(lambda _: self.reactor.callWhenRunning(self._accept))
         looked_up.addErrback(lambda failure: _log.failure("The start failed", failure))
 
     def _release(self) -> None:

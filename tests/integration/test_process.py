@@ -9,6 +9,7 @@ import resource
 import select
 import signal
 import socket
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -19,6 +20,20 @@ from tests.integration.process import PATIENCE, RouterProcess, run, run_daemon
 from wsrouter import __version__
 
 TEXT, CLOSE = 1, 8
+
+#: Runs the command behind it, and sends it SIGHUP as soon as it says that it listens.
+HANGUP_AT_ONCE = """
+import os, runpy, signal, sys
+from twisted.logger import globalLogPublisher
+
+def hang_up(event):
+    if "listening on" in event.get("log_format", ""):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+globalLogPublisher.addObserver(hang_up)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 SESSIONS = """
     [router]
@@ -492,6 +507,14 @@ def test_two_signals_at_once_end_an_idle_router_in_order(serving) -> None:
 
 
 # Reloading.
+
+
+def test_who_is_told_that_it_listens_may_ask_for_a_reload(start_process, backend) -> None:
+    text = SESSIONS.format(drain="60s", router="", backend=backend().address)
+    router = start_process(text, before=(sys.executable, "-c", HANGUP_AT_ONCE))
+    router.wait_for("reloaded: ")
+    router.signal()
+    assert router.status() == 0
 
 
 def test_a_hangup_signal_reloads_and_cuts_nobody(serving, open_session_with, connect, frame) -> None:
