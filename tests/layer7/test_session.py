@@ -427,6 +427,20 @@ def test_a_backends_own_close_is_heard_though_its_reset_comes_first(scene):
     scene.over()
 
 
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_a_reset_that_a_send_meets_first_is_reported_as_one(scene, who):
+    scene.run()
+    gone, other = (scene.client, scene.server) if who == "client" else (scene.server, scene.client)
+    # Both are there before the relay looks, in this order: the send takes the error, and the read finds a mere end.
+    other.socket.send(frame(LONG, masked=other is scene.client))
+    gone.reset()
+    scene.until(lambda: other.received)
+    scene.over()
+    end = scene.ends[0]
+    assert (end.code, end.reason) == (1006, "connection reset by peer")
+    assert end.who is (Who.CLIENT if who == "client" else Who.BACKEND)
+
+
 # Pings of the router's own.
 
 

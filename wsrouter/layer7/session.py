@@ -18,6 +18,7 @@ answers the router's, is not passed on.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 
@@ -154,7 +155,12 @@ class RelaySession(Waiter):
             if self._is_answered():
                 pump.source.close()
             return  # else it may still read the answer to its Close
-        self._gone(pump.source, "closed the connection without a Close frame")
+        back = self._down if pump is self._up else self._up
+        if back.failure is not None and back.failure.errno != errno.EPIPE:
+            # A send has met the error, which is told once: what was read is no FIN.
+            self._gone(pump.source, reason_of(back.failure))
+        else:
+            self._gone(pump.source, "closed the connection without a Close frame")
         pump.source.loseConnection()
 
     def leg_lost(self, leg: Leg, error: Exception | None) -> None:
