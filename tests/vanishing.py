@@ -7,7 +7,9 @@ import socket
 import struct
 from typing import Any
 
-SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module has no name for it
+# asm-generic/socket.h; the socket module has no names for them.
+SO_ATTACH_FILTER = 26
+SO_DETACH_FILTER = 27
 
 
 def vanish(peer: Any) -> None:
@@ -15,3 +17,8 @@ def vanish(peer: Any) -> None:
     # One instruction of classic BPF, BPF_RET | BPF_K with 0: keep no byte of any packet (socket(7)).
     program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0), 8)
     peer.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+def reappear(peer: Any) -> None:
+    """Whatever comes for ``peer.socket`` reaches it again; what has come since it vanished is lost."""
+    peer.socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.vanishing import vanish
+import socket
+
+from tests.vanishing import reappear, vanish
 from wsrouter.live.registry import Who
 
 TEXT, CLOSE = 1, 8
@@ -48,3 +50,32 @@ def test_a_client_that_vanishes_is_found_by_tcp_and_its_backend_is_told(
     client.send(frame(TEXT, b"here"))
     assert peer.recv_frame().payload == b"here"
     assert running.live == 1
+
+
+def unanswered_probes(leg) -> int:
+    """How many keep-alive probes in a row nobody has acknowledged on a leg that lives, as the kernel knows."""
+    assert leg.connected
+    # struct tcp_info of linux/tcp.h: state, congestion state, retransmits, probes, a byte each.
+    return leg.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)[3]
+
+
+def test_a_probe_that_is_lost_costs_a_quiet_client_nothing(router, backend, open_session, frame) -> None:
+    server = backend()
+    running = router(f"""
+        [listener main]
+        endpoint = tcp:0:interface=127.0.0.1
+        tcp_keepalive = {KEEPALIVE}s
+        [route all]
+        pool = app
+        [pool app]
+        backends = {server.address}
+    """)
+    client, peer = open_session(running, server)
+    running.until(lambda: running.opened)
+    leg = running.opened[0]._client
+    vanish(client)
+    running.until(lambda: running.call(unanswered_probes, leg) == 1)
+    reappear(client)
+    running.until(lambda: running.call(unanswered_probes, leg) == 0)
+    client.send(frame(TEXT, b"still here"))
+    assert peer.recv_frame().payload == b"still here"

@@ -75,16 +75,20 @@ def test_a_full_batch_is_followed_by_others(rig, house):
     rig.until(lambda: len(one.legs) == BATCH + 10)
 
 
-def test_legs_inherit_no_delay_and_keep_alive(rig, house):
-    one = house(keepalive=30.0)
+@pytest.mark.parametrize(
+    ("keepalive", "interval", "timeout"),
+    [(1, 1, 4), (2, 1, 5), (3, 1, 6), (30, 7, 60), (60, 15, 120), (3600, 900, 7200)],
+)
+def test_legs_inherit_no_delay_and_keep_alive(rig, house, keepalive, interval, timeout):
+    one = house(keepalive=float(keepalive))
     one.call()
     rig.until(lambda: one.legs)
     sock = one.legs[0].socket
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 7
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == keepalive
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == interval
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * timeout
     assert not sock.getblocking()
 
 
@@ -249,8 +253,8 @@ def test_what_is_accepted_after_a_reload_has_its_limit_and_keep_alive(rig, house
     one.acceptor.reconfigure("other", 3, 100.0)
     one.call()
     rig.until(lambda: len(one.legs) == 3)
-    # The shorter interval of the first configuration is gone.
-    assert one.legs[2].socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 75
+    # So is the interval of the first configuration.
+    assert one.legs[2].socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 25
     assert [one.legs[2].socket.getsockopt(*option) for option in options] == [1, 200_000]
 
 

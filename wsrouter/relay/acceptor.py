@@ -32,10 +32,6 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _log = Logger()
 
 
-#: The interval of probes that Linux has unless it is told another, in seconds (tcp(7), tcp_keepalive_intvl).
-PROBE_INTERVAL = 75
-
-
 def set_tcp_options(sock: SocketType, family: int, seconds: float | None) -> None:
     """Set what every TCP leg has: no delay, and keep-alive probes that find a dead peer in about twice ``seconds``.
 
@@ -47,12 +43,13 @@ def set_tcp_options(sock: SocketType, family: int, seconds: float | None) -> Non
     if seconds is None:
         return
     idle = max(1, round(seconds))
+    # With a user timeout the number of probes does not count, only how many fit into the rest of it. Networks lose
+    # packets, so several have to, also where the kernel's whole seconds leave little room.
+    interval = max(1, idle // 4)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-    # With a user timeout the number of probes does not count, only their interval, which is 75 s by default.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 2000 * idle)
-    if idle < 60:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * max(2 * idle, idle + 3 * interval))
 
 
 class Acceptor:
@@ -111,7 +108,6 @@ class Acceptor:
             # What the last configuration may have set, and this one does not.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
         set_tcp_options(self.socket, self._family, keepalive)
 
     def read(self) -> None:

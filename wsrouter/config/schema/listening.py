@@ -81,7 +81,7 @@ LISTENER = Kind(
             "tcp_keepalive",
             one(or_off(keepalive)),
             "When TCP begins to probe a quiet peer, on both legs; one that has acknowledged nothing for twice as long"
-            " is gone. Or `off`. Backends on this machine are not probed.",
+            " (3 s longer at least) is gone. Or `off`. Backends on this machine are not probed.",
             "60s",
         ),
         Option(
