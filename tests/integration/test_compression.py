@@ -216,6 +216,20 @@ def test_the_limit_holds_for_the_inflated_message_to_the_byte(start, frame, size
         assert inflated(client.recv_frame().payload) == payload
 
 
+@pytest.mark.parametrize("offender", ["client", "backend"])
+@pytest.mark.parametrize("size", [size + by for size in (1 << 18, 1 << 19, 1 << 20) for by in (-1, 0, 1)])
+def test_a_message_is_whole_wherever_inflating_it_has_paused(start, frame, offender, size) -> None:
+    _, client, peer, _, _ = start("compression = both\nmax_message = 1m", grant="permessage-deflate")
+    one, other, mask = (client, peer, True) if offender == "client" else (peer, client, False)
+    payload = (b"all that may come of it at once" * (size // 30))[:size]
+    one.send(frame(TEXT, deflated(payload), rsv=4, mask=mask) + frame(TEXT, b"next", mask=mask))
+    if size > 1 << 20:
+        assert one.recv_frame().code == 1009
+    else:
+        assert inflated(other.recv_frame().payload) == payload
+        assert other.recv_frame().payload
+
+
 def bomb(size: int) -> bytes:
     """Zeros, compressed to a thousandth."""
     stream = zlib.compressobj(9, wbits=-15)

@@ -32,7 +32,14 @@ LIMIT = 1000
 #: What sides call of Autobahn's, or put in the place of it.
 TAKEN = (
     *("processData", "consumeData", "sendData", "sendCloseFrame", "sendMessage", "sendPing", "sendPong"),
-    *("onMessageBegin", "onMessageFrameBegin", "onMessageFrameData", "onMessageFrameEnd", "onMessageEnd"),
+    *(
+        "onFrameData",
+        "onMessageBegin",
+        "onMessageFrameBegin",
+        "onMessageFrameData",
+        "onMessageFrameEnd",
+        "onMessageEnd",
+    ),
     *("onPing", "onPong", "onCloseFrame"),
 )
 
@@ -182,6 +189,18 @@ def test_a_violation_is_told_behind_what_came_before_it_also_when_that_was_held_
     assert reports.heard == [("message", b"a", False), ("failed", 1002, "got reserved opcode 3")]
     one.dataReceived(frame(1, b"too late"))
     assert reports.heard[2:] == [("answer",)]
+
+
+@pytest.mark.parametrize("kind", [ClientSide, BackendSide])
+def test_control_frames_before_the_first_message_and_within_a_compressed_one_are_not_inflated(side, kind) -> None:
+    one, reports = side(kind, b"permessage-deflate")
+    mask = kind is ClientSide
+    ping = frame(9, b"ping") if mask else b"\x89\x04ping"
+    one.dataReceived(ping)
+    for first, payload in ((0x42, b"\xf2\x48"), (0x80, b"\xcd\xc9\xc9\x07\x00")):  # "Hello" (RFC 7692 7.2.3.1)
+        one.dataReceived(bytes([first, mask << 7 | len(payload)]) + bytes(4 * mask) + payload)
+        one.dataReceived(ping)
+    assert reports.heard == [("ping", b"ping"), ("ping", b"ping"), ("message", b"Hello", True), ("ping", b"ping")]
 
 
 def test_autobahn_says_what_it_cannot_read_through_sendCloseFrame(side) -> None:

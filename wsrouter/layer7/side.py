@@ -14,6 +14,7 @@ which may inflate to a thousand times its size, is held up in its midst when the
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -26,11 +27,12 @@ from zope.interface import implementer
 
 from wsrouter.errors import FrameError
 from wsrouter.layer7.inlet import Inlet
+from wsrouter.layer7.pieces import SMALL, Pieces
 from wsrouter.layer7.policies import Policies
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.tls import reason_of
-from wsrouter.wire.close import TOO_BIG, close_frame
+from wsrouter.wire.close import INVALID_TEXT, TOO_BIG, close_frame
 from wsrouter.wire.policed import PolicyWalker
 
 #: Steps of Autobahn's, about two for each frame, that one side may take before others have their turn.
@@ -94,6 +96,9 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
     at_boundary = True
     is_inserting = False
 
+    #: Autobahn's own.
+    _isMessageCompressed: bool
+
     def __init__(self, session: Session, leg: Leg, limit: int, policies: Policies, factory: Any) -> None:
         super().__init__()
         self.__dict__.update(factory.options)
@@ -111,8 +116,10 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         self.policies = policies
         self._held = 0
         self._consuming = False
-        self._message: bytes | bytearray = b""
+        self._pieces = Pieces()
         self._deflated = False
+        #: How much may come of a compressed message at once, in bytes.
+        self._sip = max(SMALL, limit // 4)
         self._said = b""
         #: What goes on when a rate allows it.
         self._timer: Deadline | None = None
@@ -158,7 +165,8 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         if self.over:
             return
         self.over = True
-        self.data = self._message = b""
+        self.data = b""
+        self._pieces = Pieces()
         self._stop_waiting()
         self._inlet.relax()
         self._held = 0
@@ -324,7 +332,6 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
     def onMessageBegin(self, isBinary: bool) -> None:
         """A message begins."""
         super().onMessageBegin(isBinary)
-        self._message = b""
         self._deflated = bool(self.current_frame.rsv)
 
     def onMessageFrameBegin(self, length: int) -> None:
@@ -333,19 +340,37 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
         if not self._deflated and self.message_data_total_length > self._limit:
             self._refuse_size()
 
+    def onFrameData(self, payload: bytes) -> bool | None:
+        """A piece of a frame, unmasked: Autobahn gets it inflated.
+
+        It would inflate all at once, up to the limit, and zlib has what comes of it twice while it puts it together.
+        """
+        if self.current_frame.opcode > 7 or not self._isMessageCompressed:
+            return super().onFrameData(payload)  # type: ignore[no-any-return]
+        (deflate,) = self.websocket_extensions_in_use
+        stream, sip, piece = deflate._decompressor, self._sip, None
+        self._isMessageCompressed = False
+        try:
+            while payload or piece is None or len(piece) == sip:
+                piece = stream.decompress(payload, sip)
+                payload = stream.unconsumed_tail
+                if super().onFrameData(piece) is False or self.over:
+                    return False
+        except zlib.error:
+            self._fail(FrameError(INVALID_TEXT, "got a message that does not inflate"))
+            return False
+        finally:
+            self._isMessageCompressed = True
+        return None
+
     def onMessageFrameData(self, payload: bytes) -> None:
         """A piece of a frame, unmasked and inflated."""
         if self.over:
             return
-        if not self._message:
-            self._message = payload
-        elif isinstance(self._message, bytearray):
-            self._message += payload
-        else:
-            self._message = bytearray(self._message)
-            self._message += payload
-        if len(self._message) > self._limit:
+        if self._pieces.size + len(payload) > self._limit:
             self._refuse_size()
+        else:
+            self._pieces.add(payload)
 
     def onMessageFrameEnd(self) -> None:
         """A frame is whole; its pieces were taken as they came."""
@@ -356,8 +381,7 @@ class Side(WebSocketProtocol):  # type: ignore[misc]
             return
         if self._deflated:
             self._renew_inflation()
-        message, self._message = bytes(self._message), b""
-        self._report().message_came(self, message, self.message_is_binary)
+        self._report().message_came(self, self._pieces.take(), self.message_is_binary)
 
     def onPing(self, payload: bytes) -> None:
         """It is for the other end to answer."""
