@@ -22,7 +22,7 @@ export BRANCH_GATE
 help:
 	@echo "make run          make $(VENV) and run the router with $(CONFIG) (CONFIG=... for another)"
 	@echo "make test         make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
-	@echo "make scenarios    the tests that kill, stop and restart backends, at full size: 500 sessions, minutes"
+	@echo "make scenarios    the tests that kill backends, throw bombs and hold 1,000 sessions, at full size: minutes"
 	@echo "make conformance  all of the Autobahn test suite through the router, both ways (see conformance/)"
 	@echo "make soak         100 reloads under load, a third of them broken"
 	@echo "make check        lint, types, import contracts, tests with coverage"

@@ -23,6 +23,8 @@ class Session:
     seconds: float = 0.0
     opened: float | None = None
     echoed: int = 0
+    #: Pings that came.
+    pings: int = 0
     #: How it ended; and how it was refused, where no session came of it.
     end: Line | None = None
     refusal: Line | None = None
@@ -58,6 +60,8 @@ class _Told:
             one.seconds, one.opened = line["seconds"], line["at"]
         elif event == "round":
             self.sessions[number].echoed = line["echoed"]
+        elif event == "ping":
+            self.sessions[number].pings += 1
         elif event == "refuse":
             self.unfinished.pop(number).refusal = line
             self.refused.append(line)

@@ -13,6 +13,7 @@ It obeys JSON objects on standard input, one a line, and tells what happens on s
     {"event": "open", "session": 7, "kind": "held", "backend": "b1", "pid": 4711, "seconds": 0.01, "at": 0.0}
     {"event": "refuse", "session": 7, "status": 503, "retry_after": "1", "why": "...", "seconds": 0.01, "at": 0.0}
     {"event": "round", "session": 7, "echoed": 3}
+    {"event": "ping", "session": 7}
     {"event": "end", "session": 7, "code": 1000, "reason": "", "sent": 12, "echoed": 12, "faults": [], "at": 0.0}
 
 A round is a few messages at once, numbered, and their echoes. Each must come once, in order, and from the process that
@@ -32,11 +33,24 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import Frame, Opcode
 
 #: The most opening handshakes at once, of those that are held.
 AT_ONCE = 32
 #: Far longer than the router may take.
 OPEN_TIMEOUT = 30.0
+
+
+class Connection(ClientConnection):
+    """A connection that tells of the pings that come, which the library answers by itself."""
+
+    number = 0
+
+    def process_event(self, event: Any) -> None:
+        """Something has come."""
+        super().process_event(event)
+        if isinstance(event, Frame) and event.opcode is Opcode.PING:
+            tell("ping", session=self.number)
 
 
 class Session:
@@ -200,7 +214,12 @@ class Load:
         more: dict[str, object] = {"status": None, "retry_after": None}
         try:
             websocket = await connect(
-                f"{self._url}?{number}", compression=None, ping_interval=None, open_timeout=OPEN_TIMEOUT, proxy=None
+                f"{self._url}?{number}",
+                compression=None,
+                ping_interval=None,
+                open_timeout=OPEN_TIMEOUT,
+                proxy=None,
+                create_connection=Connection,
             )
         except InvalidStatus as error:
             headers = error.response.headers
@@ -209,7 +228,9 @@ class Load:
         except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
             why = repr(error)
         else:
+            assert isinstance(websocket, Connection)
             assert websocket.response is not None
+            websocket.number = number
             who = websocket.response.headers["X-Backend"]
             name, pid = who.split()
             seconds = time.monotonic() - began

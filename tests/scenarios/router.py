@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.integration.process import FOREGROUND
-from tests.memory import resident
+from tests.memory import peak, processor_time, resident
 from tests.scenarios.backend import Backend
 from tests.scenarios.program import Line, Program, Watch
 
@@ -55,9 +55,16 @@ class Router(Program):
 
     def wait_for_opening(self, number: int) -> Line:
         """The line that tells of the opening of a client's session; it may come after the client knows."""
+        return self._wait_for_session("open", number)
+
+    def wait_for_end(self, number: int) -> Line:
+        """The line that tells of the end of a client's session."""
+        return self._wait_for_session("close", number)
+
+    def _wait_for_session(self, event: str, number: int) -> Line:
         return self.wait_for(
-            lambda line: line.get("event") == "open" and line["path"].partition("?")[2] == str(number),
-            f"session {number} is told of",
+            lambda line: line.get("event") == event and line["path"].partition("?")[2] == str(number),
+            f"the {event} of session {number} is told of",
         )
 
     def wait_for_change(self, backend: Backend, states: Iterable[str], since: int = 0) -> Line:
@@ -90,3 +97,11 @@ class Router(Program):
     def memory(self) -> int:
         """Its resident memory, in bytes."""
         return resident(self.pid)
+
+    def peak(self) -> int:
+        """The most resident memory that it ever had, in bytes."""
+        return peak(self.pid)
+
+    def seconds(self) -> float:
+        """The processor time that it has used, in seconds."""
+        return processor_time(self.pid)

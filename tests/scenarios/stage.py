@@ -45,6 +45,8 @@ class Stage:
         options: str = "",
         *,
         router: str = "",
+        route: str = "",
+        more: str = "",
         backends: int = 4,
         words: str = "",
         backlog: int = 1024,
@@ -53,16 +55,18 @@ class Stage:
     ) -> None:
         """Start all. ``options`` are the pool's, ``router`` the router's own, ``words`` stand behind each backend.
 
+        ``route`` are options of the clients' route, ``more`` is other sections.
         ``backlog`` is how many connections wait to be accepted by a backend, ``goodbye`` its close code and reason.
         """
         for number in range(1, backends + 1):
             self.backends.append(Backend(self.watch, f"b{number}", backlog, goodbye))
         servers = "\n".join(f"    {one.label} {words}" for one in self.backends)
+        options, route, more = (textwrap.dedent(text).strip() for text in (options, route, more))
         config = (
             f"[router]\nlog = json\nlog_query = yes\ndrain = {self.drain:g}s\n{router}\n"
             "[listener main]\nendpoint = tcp:0:interface=127.0.0.1:backlog=1024\n"
-            f"[route ws]\npath = /ws\npool = app\n[pool app]\nconnect_timeout = {self.connect_timeout:g}s\n"
-            f"backends =\n{servers}\n{textwrap.dedent(options).strip()}\n"
+            f"[route ws]\npath = /ws\npool = app\n{route}\n"
+            f"[pool app]\nconnect_timeout = {self.connect_timeout:g}s\nbackends =\n{servers}\n{options}\n{more}\n"
         )
         for one in self.backends:
             one.wait()
