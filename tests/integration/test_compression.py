@@ -12,17 +12,10 @@ import pytest
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import connect as open_websocket
 
-TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
-MEGABYTE = 1 << 20
+from tests.integration.sessions import BINARY, MEGABYTE, TEXT, both, configured
+
 EXTENSIONS = "Sec-WebSocket-Extensions"
 DEFLATE = [(EXTENSIONS, "permessage-deflate")]
-
-
-def configured(address: str, route: str) -> str:
-    return (
-        "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
-        f"[route rule]\npool = app\nclose_timeout = 60s\n{route}\n[pool app]\nbackends = {address}\n"
-    )
 
 
 @pytest.fixture
@@ -180,7 +173,7 @@ def test_a_stream_that_a_final_block_has_ended_begins_anew_with_the_next_message
 @pytest.mark.parametrize("offender", ["client", "backend"])
 def test_what_does_not_inflate_gets_1007(start, frame, offender, payload) -> None:
     _, client, peer, _, _ = start("compression = both", grant="permessage-deflate")
-    one, other, mask = (client, peer, True) if offender == "client" else (peer, client, False)
+    one, other, mask = both(client, peer, offender)
     one.send(frame(TEXT, payload, rsv=4, mask=mask))
     assert one.recv_frame().code == 1007
     assert other.recv_frame().code == (1001 if mask else 1011)
@@ -220,7 +213,7 @@ def test_the_limit_holds_for_the_inflated_message_to_the_byte(start, frame, size
 @pytest.mark.parametrize("size", [size + by for size in (1 << 18, 1 << 19, 1 << 20) for by in (-1, 0, 1)])
 def test_a_message_is_whole_wherever_inflating_it_has_paused(start, frame, offender, size) -> None:
     _, client, peer, _, _ = start("compression = both\nmax_message = 1m", grant="permessage-deflate")
-    one, other, mask = (client, peer, True) if offender == "client" else (peer, client, False)
+    one, other, mask = both(client, peer, offender)
     payload = (b"all that may come of it at once" * (size // 30))[:size]
     one.send(frame(TEXT, deflated(payload), rsv=4, mask=mask) + frame(TEXT, b"next", mask=mask))
     if size > 1 << 20:

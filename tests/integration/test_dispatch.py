@@ -18,21 +18,16 @@ import pytest
 from twisted.internet.threads import deferToThread
 from websockets.sync.client import connect as open_websocket
 
+from tests.integration import sessions
 from tests.integration.conftest import encode
+from tests.integration.sessions import BINARY, CLOSE, MEGABYTE, PING, PONG, TEXT, ended, is_over
 from wsrouter.live.registry import Who
 from wsrouter.policy.health import Hand
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-MEGABYTE = 1 << 20
 
-
-def configured(*addresses: str, route: str = "", pool: str = "", listener: str = "", close_timeout: str = "60s") -> str:
+def configured(*addresses: str, route: str = "", **more: str) -> str:
     backends = "".join(f"\n    {address}" for address in addresses)
-    return (
-        f"[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n{listener}\n"
-        f"[route rule]\npool = app\ndispatch = message\nclose_timeout = {close_timeout}\n{route}\n"
-        f"[pool app]\nbackends ={backends}\n{pool}\n"
-    )
+    return sessions.configured(backends, f"dispatch = message\n{route}", **more)
 
 
 @pytest.fixture
@@ -62,26 +57,9 @@ def joined(server, answer=()):
     return peer
 
 
-def ended(running, *peers):
-    """The one session's entry and its end, once it is over; ``peers`` are closed first."""
-    for peer in peers:
-        peer.close()
-    running.until(lambda: running.closed)
-    ((entry, end),) = running.closed
-    assert running.live == 0
-    assert running.in_use("app") == 0
-    assert all(member.unanswered == 0 for member in running.service.pools["app"].members)
-    return entry, end
-
-
 def served(entry) -> dict[str, tuple[int, int]]:
     """What each backend has had: messages to it, and from it."""
     return {one.backend: (one.messages_in, one.messages_out) for one in entry.counts().served}
-
-
-def is_over(end) -> bool:
-    """Whether nothing follows but the end of the connection, in order."""
-    return end.recv_all() == b"" and not end.was_reset
 
 
 # Where messages go.
@@ -184,8 +162,9 @@ def test_further_backends_are_asked_what_the_first_was_with_a_key_of_the_routers
     servers = [backend(), backend()]
     running = router(
         configured(
-            *(server.address for server in servers), route="set_header = X-Told: {client_ip}\nstrip_prefix = yes"
-        ).replace("pool = app\ndispatch", "pool = app\npath = /chat\ndispatch")
+            *(server.address for server in servers),
+            route="path = /chat\nset_header = X-Told: {client_ip}\nstrip_prefix = yes",
+        )
     )
     client = connect(running.port())
     client.request("/chat/a?room=1", headers=[("Sec-WebSocket-Protocol", "v2, v1"), ("Cookie", "a=b"), ("X-Own", "1")])

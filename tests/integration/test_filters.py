@@ -11,6 +11,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_websocket
 from zope.interface import implementer
 
+from tests.integration import sessions
+from tests.integration.sessions import BINARY, CLOSE, PING, PONG, TEXT
 from tests.vanishing import vanish
 from wsrouter.errors import ConfigError
 from wsrouter.layer7 import own_filters
@@ -18,16 +20,10 @@ from wsrouter.layer7.filters import DROP, PASS, Close, Direction, IFilterMaker, 
 from wsrouter.live.registry import Who
 from wsrouter.policy.heartbeat import Heartbeat
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
 
 def configured(address: str, filters: str, more: str = "", close_timeout: str = "60s") -> str:
     lines = "".join(f"\n    {line}" for line in filters.splitlines())
-    return (
-        "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
-        f"[route rule]\npool = app\nclose_timeout = {close_timeout}\n{more}\nfilter ={lines}\n"
-        f"[pool app]\nbackends = {address}\n"
-    )
+    return sessions.configured(address, f"{more}\nfilter ={lines}", close_timeout=close_timeout)
 
 
 @implementer(IFilterMaker, IMessageFilter)

@@ -6,6 +6,7 @@ not whole, or about each byte, it is about relay sessions only.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -16,19 +17,13 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_websocket
 
+from tests.integration import sessions
+from tests.integration.sessions import BINARY, CLOSE, PING, PONG, TEXT, both, ended
 from tests.vanishing import vanish
 from wsrouter.live.registry import Who
 from wsrouter.policy.heartbeat import Heartbeat
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
-
-def configured(address: str, route: str, listener: str = "") -> str:
-    return (
-        f"[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n{listener}\n"
-        f"[route rule]\npool = app\n{route}\n"
-        f"[pool app]\nbackends = {address}\n"
-    )
+configured = functools.partial(sessions.configured, close_timeout="5s")
 
 
 @pytest.fixture(params=["relay", "message"])
@@ -53,17 +48,6 @@ def start(router, backend, open_session, kind):
         return running, *ends
 
     return begin
-
-
-def ended(running, *peers):
-    """The one session's entry and its end, once it is over. ``peers`` are closed first: who does not, is waited for."""
-    for peer in peers:
-        peer.close()
-    running.until(lambda: running.closed)
-    ((entry, end),) = running.closed
-    assert running.live == 0
-    assert running.in_use("app") == 0
-    return entry, end
 
 
 def round_trips(running, session) -> tuple[float | None, float | None]:
@@ -121,8 +105,7 @@ def test_facts_are_known_while_the_session_lives(start, frame) -> None:
 @pytest.mark.parametrize("offender", ["client", "backend"])
 def test_a_message_over_the_limit_is_refused_before_any_of_it_passes(start, frame, offender) -> None:
     running, client, peer = start("max_message = 1k")
-    one, other = (client, peer) if offender == "client" else (peer, client)
-    mask = offender == "client"
+    one, other, mask = both(client, peer, offender)
     good = frame(BINARY, b"g" * 1024, mask=mask)
     one.send(good + frame(BINARY, b"b" * 1025, mask=mask))
     assert other.recv_frame().payload == b"g" * 1024
@@ -137,8 +120,7 @@ def test_a_message_over_the_limit_is_refused_before_any_of_it_passes(start, fram
 @pytest.mark.parametrize("offender", ["client", "backend"])
 def test_fragments_are_summed_and_the_close_comes_between_them(start, frame, offender) -> None:
     running, client, peer = start("max_message = 1k")
-    one, other = (client, peer) if offender == "client" else (peer, client)
-    mask = offender == "client"
+    one, other, mask = both(client, peer, offender)
     good = (
         frame(BINARY, b"g" * 1000, mask=mask, fin=False)
         + frame(PING, mask=mask)
@@ -303,8 +285,7 @@ def test_a_session_that_is_slowed_down_ends_politely(start, frame) -> None:
 @pytest.mark.parametrize("side", ["client", "backend"])
 def test_the_router_pings_and_keeps_the_answer_to_itself(start, frame, side) -> None:
     running, client, peer = start(f"{'ping' if side == 'client' else 'backend_ping'} = 100ms")
-    one, other = (client, peer) if side == "client" else (peer, client)
-    mask = side == "client"
+    one, other, mask = both(client, peer, side)
     for _ in range(3):
         ping = one.recv_frame()
         assert (ping.opcode, ping.masked) == (PING, not mask)
@@ -668,8 +649,7 @@ def test_messages_and_fragments_keep_a_session_alive_where_data_alone_counts(sta
 @pytest.mark.parametrize("offender", ["client", "backend"])
 def test_pings_without_end_to_one_who_never_reads_are_held_back(start, frame, offender) -> None:
     running, client, peer = start("ping = 1h\nbackend_ping = 1h\nmax_message = 1m")
-    one, other = (client, peer) if offender == "client" else (peer, client)
-    mask = offender == "client"
+    one, other, mask = both(client, peer, offender)
     ping = frame(PING, b"p" * 125, mask=mask)
     flood = ping * 500
     one.socket.settimeout(0.2)

@@ -14,11 +14,23 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_websocket
 
+from tests.integration.sessions import (
+    BINARY,
+    CLOSE,
+    MEGABYTE,
+    PING,
+    PONG,
+    TEXT,
+    are_over,
+    both,
+    configured,
+    ended,
+    is_over,
+    wired,
+)
 from tests.memory import resident
 from wsrouter.live.registry import Who
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-MEGABYTE = 1 << 20
 DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
 
 
@@ -35,23 +47,7 @@ backend_ping = 1h
 @pytest.fixture(params=["plain", "policies", "tls"])
 def wire(request, authority):
     """How the two legs are carried: arguments for the backend, for the client, lines for listener and pool, files."""
-    if request.param in ("plain", "policies"):
-        return {}, {}, "", "", {}
-    return (
-        {"tls": authority.server_context("inner.example")},
-        {"tls": authority.client_context(threads=request.param == "tls for threads"), "name": "outer.example"},
-        "certificates = outer.pem",
-        "tls = yes\ntls_ca = ca.pem\ntls_name = inner.example",
-        {"outer.pem": authority.issue("outer.example"), "ca.pem": authority.pem},
-    )
-
-
-def configured(address: str, route: str = "", listener: str = "", pool: str = "", close_timeout: str = "60s") -> str:
-    return (
-        f"[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n{listener}\n"
-        f"[route rule]\npool = app\nclose_timeout = {close_timeout}\n{route}\n"
-        f"[pool app]\nbackends = {address}\n{pool}\n"
-    )
+    return wired(request.param, authority)
 
 
 @pytest.fixture
@@ -78,32 +74,6 @@ def start_on(router, backend, open_session, wire, request):
         return running, *open_session(running, server, **for_client)
 
     return begin
-
-
-def ended(running, *peers):
-    """The one session's entry and its end, once it is over. ``peers`` are closed first: who does not, is waited for."""
-    for peer in peers:
-        peer.close()
-    running.until(lambda: running.closed)
-    ((entry, end),) = running.closed
-    assert running.live == 0
-    assert running.in_use("app") == 0
-    return entry, end
-
-
-def is_over(end) -> bool:
-    """Whether nothing follows but the end of the connection, in order."""
-    return end.recv_all() == b"" and not end.was_reset
-
-
-def are_over(client, peer) -> bool:
-    """The same for both ends behind both Close frames, where the backend closes first, being the server."""
-    if not (is_over(client) and peer.nothing_comes()):
-        return False
-    if isinstance(peer.socket, ssl.SSLSocket):
-        peer.socket = peer.socket.unwrap()
-    peer.finish()
-    return is_over(peer)
 
 
 # What passes.
@@ -152,8 +122,7 @@ def test_every_kind_of_frame_arrives_as_it_was_sent(start_on, frame, sender) -> 
 @pytest.mark.parametrize("sender", ["client", "backend"])
 def test_frames_that_come_byte_by_byte_arrive_as_they_were_sent(start_on, frame, sender) -> None:
     running, client, peer = start_on()
-    one, other = (client, peer) if sender == "client" else (peer, client)
-    mask = sender == "client"
+    one, other, mask = both(client, peer, sender)
     data = b"".join(
         [
             frame(TEXT, b"hello", mask=mask),
@@ -343,8 +312,7 @@ NAMES = list(violations(lambda *_, **__: b""))
 def test_a_violation_is_told_to_both_sides_and_goes_no_further(start, frame, offender, name) -> None:
     make, code = violations(frame)[name]
     running, client, peer = start()
-    one, other = (client, peer) if offender == "client" else (peer, client)
-    mask = offender == "client"
+    one, other, mask = both(client, peer, offender)
     good = frame(TEXT, b"good", mask=mask)
     one.send(good + make(mask) + frame(TEXT, b"too late", mask=mask))
     assert other.recv_exactly(len(good)) == good
@@ -364,8 +332,7 @@ def test_a_violation_is_told_to_both_sides_and_goes_no_further(start, frame, off
 @pytest.mark.parametrize("offender", ["client", "backend"])
 def test_a_new_message_inside_a_fragmented_one_is_a_violation(start_on, frame, offender) -> None:
     running, client, peer = start_on()
-    one, other = (client, peer) if offender == "client" else (peer, client)
-    mask = offender == "client"
+    one, other, mask = both(client, peer, offender)
     begun = frame(TEXT, b"begun", fin=False, mask=mask)
     one.send(begun + frame(TEXT, b"another", mask=mask))
     assert other.recv_exactly(len(begun)) == begun
@@ -483,8 +450,7 @@ def test_a_violation_leaves_other_sessions_alone(router, backend, open_session, 
 )
 def test_a_close_passes_to_the_other_side_and_its_answer_back(start_on, frame, first, payload, code, reason) -> None:
     running, client, peer = start_on()
-    one, other = (client, peer) if first == "client" else (peer, client)
-    mask = first == "client"
+    one, other, mask = both(client, peer, first)
     question = frame(TEXT, b"last", mask=mask) + frame(CLOSE, payload, mask=mask)
     one.send(question + frame(TEXT, b"behind the close", mask=mask))
     assert other.recv_exactly(len(question)) == question
@@ -541,8 +507,7 @@ def test_a_backend_that_does_not_close_tcp_behind_its_close_frame_is_waited_for_
 @pytest.mark.parametrize("first", ["client", "backend"])
 def test_who_closes_tcp_right_behind_its_close_frame_ends_in_order(start_on, frame, first) -> None:
     running, client, peer = start_on()
-    one, other = (client, peer) if first == "client" else (peer, client)
-    mask = first == "client"
+    one, other, mask = both(client, peer, first)
     one.send(frame(CLOSE, b"\x03\xe8", mask=mask))
     one.close()
     assert other.recv_frame().code == 1000
@@ -560,8 +525,7 @@ def test_who_closes_tcp_right_behind_its_close_frame_ends_in_order(start_on, fra
 @pytest.mark.parametrize("gone", ["client", "backend"])
 def test_who_vanishes_between_frames_is_reported_to_the_other_side(start_on, frame, gone, how) -> None:
     running, client, peer = start_on()
-    one, other = (client, peer) if gone == "client" else (peer, client)
-    mask = gone == "client"
+    one, other, mask = both(client, peer, gone)
     one.send(frame(TEXT, b"whole", mask=mask))
     assert other.recv_frame().payload == b"whole"
     getattr(one, how)()
@@ -578,8 +542,7 @@ def test_who_vanishes_between_frames_is_reported_to_the_other_side(start_on, fra
 @pytest.mark.parametrize("gone", ["client", "backend"])
 def test_who_vanishes_between_fragments_does_not_make_the_message_whole(start_on, frame, gone) -> None:
     running, client, peer = start_on()
-    one, other = (client, peer) if gone == "client" else (peer, client)
-    mask = gone == "client"
+    one, other, mask = both(client, peer, gone)
     one.send(frame(TEXT, b"half", mask=mask, fin=False))
     half = other.recv_frame()
     assert (half.payload, half.fin) == (b"half", False)

@@ -10,7 +10,6 @@ import gc
 import hashlib
 import os
 import random
-import ssl
 import threading
 import weakref
 import zlib
@@ -20,10 +19,22 @@ import aiohttp
 import pytest
 from websockets.sync.client import connect as open_websocket
 
+from tests.integration import sessions
+from tests.integration.sessions import (
+    BINARY,
+    CLOSE,
+    MEGABYTE,
+    PING,
+    PONG,
+    TEXT,
+    are_over,
+    both,
+    ended,
+    is_over,
+    wired,
+)
 from wsrouter.live.registry import Who
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-MEGABYTE = 1 << 20
 DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
 
 
@@ -47,23 +58,11 @@ ping_timeout = 200ms
 @pytest.fixture(params=["plain", "policies", "tls"])
 def wire(request, authority):
     """How the two legs are carried: arguments for the backend, for the client, lines for listener and pool, files."""
-    if request.param in ("plain", "policies"):
-        return {}, {}, "", "", {}
-    return (
-        {"tls": authority.server_context("inner.example")},
-        {"tls": authority.client_context(threads=request.param == "tls for threads"), "name": "outer.example"},
-        "certificates = outer.pem",
-        "tls = yes\ntls_ca = ca.pem\ntls_name = inner.example",
-        {"outer.pem": authority.issue("outer.example"), "ca.pem": authority.pem},
-    )
+    return wired(request.param, authority)
 
 
-def configured(address: str, route: str = "", listener: str = "", pool: str = "", close_timeout: str = "60s") -> str:
-    return (
-        f"[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n{listener}\n"
-        f"[route rule]\npool = app\nsession = message\nclose_timeout = {close_timeout}\n{route}\n"
-        f"[pool app]\nbackends = {address}\n{pool}\n"
-    )
+def configured(address: str, route: str = "", *more: str, **named: str) -> str:
+    return sessions.configured(address, f"session = message\n{route}", *more, **named)
 
 
 @pytest.fixture
@@ -90,37 +89,6 @@ def start_on(router, backend, open_session, wire, request):
         return running, *open_session(running, server, **for_client)
 
     return begin
-
-
-def ended(running, *peers):
-    """The one session's entry and its end, once it is over. ``peers`` are closed first: who does not, is waited for."""
-    for peer in peers:
-        peer.close()
-    running.until(lambda: running.closed)
-    ((entry, end),) = running.closed
-    assert running.live == 0
-    assert running.in_use("app") == 0
-    return entry, end
-
-
-def is_over(end) -> bool:
-    """Whether nothing follows but the end of the connection, in order."""
-    return end.recv_all() == b"" and not end.was_reset
-
-
-def are_over(client, peer) -> bool:
-    """The same for both ends behind both Close frames, where the backend closes first, being the server."""
-    if not (is_over(client) and peer.nothing_comes()):
-        return False
-    if isinstance(peer.socket, ssl.SSLSocket):
-        peer.socket = peer.socket.unwrap()
-    peer.finish()
-    return is_over(peer)
-
-
-def both(client, peer, sender: str):
-    """Who sends, who receives, and whether the sender masks."""
-    return (client, peer, True) if sender == "client" else (peer, client, False)
 
 
 # What passes.
