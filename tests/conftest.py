@@ -13,7 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 import pytest_twisted
@@ -39,20 +39,31 @@ _OUTCOME = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
-def require_program() -> Callable[[str, str], str]:
+def cannot_run() -> Callable[[str], NoReturn]:
+    """``cannot_run(why)``: something is missing here, so the test is skipped; where ``CI=true`` it fails.
+
+    There a skip would go unseen.
+    """
+
+    def give_up(why: str) -> NoReturn:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{why} (with CI=true what is missing is a failure)", pytrace=False)
+        pytest.skip(why)
+
+    return give_up
+
+
+@pytest.fixture(scope="session")
+def require_program(cannot_run: Callable[[str], NoReturn]) -> Callable[[str, str], str]:
     """Gives a function that finds a program which a test drives: ``require_program("node", "apt-get install nodejs")``.
 
-    It returns the full path. Without the program the test is skipped, saying how to get it; where ``CI=true`` it fails,
-    for there a skip would go unseen.
+    It returns the full path. Without the program the test ``cannot_run``, and says how to get it.
     """
 
     def require(name: str, how_to_get_it: str) -> str:
         path = shutil.which(name)
         if path is None:
-            text = f"{name} is not installed; get it with: {how_to_get_it}"
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"{text} (with CI=true a missing program is a failure)", pytrace=False)
-            pytest.skip(text)
+            cannot_run(f"{name} is not installed; get it with: {how_to_get_it}")
         return path
 
     return require

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -189,9 +189,8 @@ def routed(shipped_with, refusing, authority) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def proxies(routed, refusing, authority, require_program, tmp_path_factory) -> Iterator[dict[str, Proxy]]:
+def proxies(routed, refusing, authority, nginx_program, tmp_path_factory) -> Iterator[dict[str, Proxy]]:
     """Both, before the same backends and files."""
-    nginx = nginx_program(require_program)
     folder = tmp_path_factory.mktemp("nginx")
     (folder / "localhost.pem").write_bytes(authority.issue("localhost"))
     with contextlib.ExitStack() as stack:
@@ -212,20 +211,19 @@ def proxies(routed, refusing, authority, require_program, tmp_path_factory) -> I
     )
     context = authority.client_context(threads=True)
     context.load_verify_locations(routed.ca)
-    with serving(nginx, folder, configuration):
+    with serving(nginx_program, folder, configuration):
         yield {
             "nginx": Proxy("nginx", plain, tls, context, routed.ports, www),
             "wsrouter": Proxy("wsrouter", routed.port, routed.port, context, routed.ports, www),
         }
 
 
-def nginx_program(require_program: Callable[[str, str], str]) -> str:
+@pytest.fixture(scope="module")
+def nginx_program(require_program, cannot_run) -> str:
+    """nginx, with what tunnels need."""
     program = require_program("nginx", "apt-get install nginx libnginx-mod-stream")
     if not (MODULES / "ngx_stream_module.so").exists():
-        text = "nginx has no stream module; get it with: apt-get install libnginx-mod-stream"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text, pytrace=False)
-        pytest.skip(text)
+        cannot_run("nginx has no stream module; get it with: apt-get install libnginx-mod-stream")
     return program
 
 
