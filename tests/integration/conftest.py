@@ -41,8 +41,6 @@ import shutil
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -762,48 +760,31 @@ class Shipped:
         shutil.copytree(_HERE.parent.parent / "etc", self.folder)
         #: The CA of the demonstration certificates, once the router has started.
         self.ca = folder / "cache" / "wsrouter" / "demo" / "ca.pem"
-        self.config = self.folder / "router.ini"
         text = re.sub(
             r"\b(8080|2222|3333|4444|5555|6443)\b",
             lambda found: str(self.ports[int(found[0])]),
-            self.config.read_text(),
+            (self.folder / "router.ini").read_text(),
         )
-        self.config.write_text(configure(text))
-        self.log: list[str] = []
-        run = "from twisted.scripts.twistd import run; run()"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", run, "-n", "--pidfile=", "wsrouter", "--config", str(self.config)],
+        self._process = RouterProcess(
+            self.folder,
+            configure(text),
             cwd=folder,
-            env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            config="etc/router.ini",
+            environment={"XDG_CACHE_HOME": str(folder / "cache")},
         )
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.log.append(line)
-            if "listening on" in line:
-                break
-        else:
-            self.process.wait(PATIENCE)
-            pytest.fail("the router did not start:\n" + "".join(self.log))
-        # Nobody must wait for the router because its log is full.
-        self._reader = threading.Thread(target=self.log.extend, args=(self.process.stdout,), daemon=True)
-        self._reader.start()
+        try:
+            self._process.begin()
+        except BaseException:
+            self._process.close()
+            raise
 
     def stop(self) -> None:
         """End it as an operator would; it must end in order."""
-        self.process.terminate()
+        self._process.signal()
         try:
-            status = self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            status = None
-        self._reader.join(PATIENCE)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        assert status == 0, "".join(self.log)
+            assert self._process.status() == 0, self._process.log
+        finally:
+            self._process.close()
 
 
 def _free_ports(count: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -13,6 +12,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.telling import Telling
+
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 _PLACE = re.compile(r"listening on ([^\s\",]+)")
 FOREGROUND = (TWISTD, "-n", "--pidfile=")
@@ -20,7 +21,7 @@ FOREGROUND = (TWISTD, "-n", "--pidfile=")
 PATIENCE = 20.0
 
 
-class RouterProcess:
+class RouterProcess(Telling):
     """A router in the foreground, which serves when ``begin`` has returned. ``lines`` is its log so far.
 
     ``text`` becomes ``router.ini`` in ``folder``, where it runs unless ``cwd`` says otherwise; ``config`` is how the
@@ -42,22 +43,12 @@ class RouterProcess:
         self.folder = folder
         (folder / "router.ini").write_text(textwrap.dedent(text))
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [*before, *FOREGROUND, *options, "wsrouter", "--config", config],
-            cwd=cwd or folder,
-            env={**os.environ, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            pass_fds=pass_fds,
-        )
         self._grown = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
         #: Where it listens, by its last listener: a port, or the path of a unix socket.
         self.port = 0
         self.path = ""
+        command = [*before, *FOREGROUND, *options, "wsrouter", "--config", config]
+        super().__init__(command, cwd or folder, PATIENCE, environment, pass_fds=pass_fds)
 
     def begin(self) -> None:
         """Wait until it serves: who is answered finds the reactor running, and with it the handlers for signals."""
@@ -102,30 +93,10 @@ class RouterProcess:
             assert self._grown.wait_for(over, PATIENCE), self.log
             return "".join(self.lines[before:])
 
-    def signal(self, number: int = signal.SIGTERM) -> None:
-        self.process.send_signal(number)
-
-    def status(self) -> int:
-        """Wait for the end: the exit status."""
-        return self.process.wait(PATIENCE)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(PATIENCE)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._add(line)
-        self._add("<end>")
-
-    def _add(self, line: str) -> None:
+    def take(self, text: str | None) -> None:
+        """Something was logged; the last line is ``<end>``."""
         with self._grown:
-            self.lines.append(line)
+            self.lines.append("<end>" if text is None else text)
             self._grown.notify_all()
 
 

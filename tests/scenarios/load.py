@@ -80,7 +80,7 @@ class Load(Program):
         url = f"ws://127.0.0.1:{port}/ws"
         super().__init__(watch, [sys.executable, str(HERE / "load_client.py"), url, f"{pause:g}"], HERE)
 
-    def take(self, line: Line) -> None:
+    def hear(self, line: Line) -> None:
         """Something was told."""
         self._told.take(line)
 

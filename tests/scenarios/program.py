@@ -8,11 +8,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.telling import Telling
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -46,7 +47,7 @@ class Watch:
                 self._condition.wait(0.1)
 
 
-class Program:
+class Program(Telling):
     """A process that tells what happens. ``lines`` is all it has told; what is no JSON is a line with a ``text``."""
 
     def __init__(self, watch: Watch, arguments: Sequence[str], cwd: Path) -> None:
@@ -54,30 +55,20 @@ class Program:
         self.lines: list[Line] = []
         self.ended = False
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
-            arguments,
-            cwd=cwd,
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.pid = self.process.pid
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        super().__init__(arguments, cwd, PATIENCE, {"PYTHONPATH": path}, stdin=subprocess.PIPE)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for text in self.process.stdout:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                line = {"text": text.rstrip()}
-            self.watch.changed(lambda line=line: self.take(line))  # type: ignore[misc]
-        self.watch.changed(lambda: setattr(self, "ended", True))
+    def take(self, text: str | None) -> None:
+        """A line of its output."""
+        if text is None:
+            self.watch.changed(lambda: setattr(self, "ended", True))
+            return
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = {"text": text.rstrip()}
+        self.watch.changed(lambda: self.hear(line))
 
-    def take(self, line: Line) -> None:
+    def hear(self, line: Line) -> None:
         """Something was told."""
         self.lines.append(line)
 
@@ -105,22 +96,3 @@ class Program:
     def last(self) -> str:
         """Its last lines, for people."""
         return "\n".join(str(line) for line in self.lines[-30:])
-
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
-        self.process.send_signal(number)
-
-    def status(self) -> int:
-        """Wait for its end: the exit status."""
-        return self.process.wait(PATIENCE)
-
-    def close(self) -> None:
-        """It is not needed any more."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(PATIENCE)
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):
-                pipe.close()

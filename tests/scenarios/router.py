@@ -33,9 +33,9 @@ class Router(Program):
         line = self.wait_for(lambda line: "listening on" in line.get("message", ""), "the router listens")
         return int(line["message"].rpartition(":")[2])
 
-    def take(self, line: Line) -> None:
+    def hear(self, line: Line) -> None:
         """Something was logged."""
-        super().take(line)
+        super().hear(line)
         self._counts[line.get("event", "")] += 1
         change = _CHANGE.match(line.get("message", ""))
         if change:
