@@ -14,13 +14,12 @@ from pathlib import Path
 from conformance import summary, verdicts
 from conformance.kinds import KINDS
 from conformance.python2 import Unavailable
-from conformance.runs import Outcome, Role, Run, play
+from conformance.runs import SCHEMES, Outcome, Run, every_run, play, quick_runs
 from conformance.suite import Suite, prepare
 
 RESULTS = Path(__file__).parent / "results"
 #: All that is quick: the protocol itself, and of the two long groups about compression one case each.
 QUICK = (*map(str, range(1, 11)), "12.1.1", "13.1.1")
-_SCHEMES = ("ws", "wss")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,18 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(str(error))
         return 2
     chosen = list(suite.cases)
-    if options.cases:
-        chosen = verdicts.select(chosen, options.cases)
-        if not chosen:
-            _say(f"no such cases: {', '.join(options.cases)}")
-            return 2
+    if options.quick or options.cases:
+        chosen = verdicts.select(chosen, QUICK if options.quick else options.cases)
     runs = [
-        Run(kind, scheme, role)
-        for kind in KINDS
-        for scheme in _SCHEMES
-        for role in Role
-        if kind.name in options.kinds and scheme in options.over and role.value.split()[1] in options.suite
+        run
+        for run in (quick_runs() if options.quick else every_run())
+        if run.kind.name in options.kinds and run.scheme in options.over and run.role.value.split()[1] in options.suite
     ]
+    runs = [run for run in runs if run.cases(chosen)]
+    if not runs:
+        _say("there is no such run, or no such case in it")
+        return 2
     for run in runs:
         # What an earlier call left is not of this one.
         shutil.rmtree(options.results / run.name, ignore_errors=True)
@@ -107,10 +105,11 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--kinds", type=_names([one.name for one in KINDS]), default=[one.name for one in KINDS], help="by comma")
-    add("--over", type=_names(list(_SCHEMES)), default=list(_SCHEMES), help="ws, wss")
+    add("--over", type=_names(list(SCHEMES)), default=list(SCHEMES), help="ws, wss")
     add("--suite", type=_names(["client", "server"]), default=["client", "server"], help="what the suite is")
-    add("--cases", type=lambda text: text.split(","), help="groups or cases, by comma: 9,12.1,13.2.4")
-    add("--quick", dest="cases", action="store_const", const=QUICK, help="groups 1 to 10, one case of 12 and of 13")
+    cases = parser.add_mutually_exclusive_group()
+    cases.add_argument("--cases", type=lambda text: text.split(","), help="groups or cases, by comma: 9,12.1,13.2.4")
+    cases.add_argument("--quick", action="store_true", help="what every change is tested with: fewer cases and runs")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (one for each CPU)")
     add("--results", type=Path, default=RESULTS, help="folder of the reports; what it has of the same runs is replaced")
     options = parser.parse_args(argv)

@@ -11,17 +11,29 @@ class Kind:
     """A kind of session. ``route`` are lines of the route, and make it one.
 
     ``deflate_clients`` and ``deflate_backends`` say on which leg permessage-deflate can be negotiated; where it
-    cannot, groups 12 and 13 have nothing to test.
+    cannot, groups 12 and 13 have nothing to test. ``suite_as_backend`` says whether the suite can be the backend.
     """
 
     name: str
     route: str = ""
     deflate_clients: bool = True
     deflate_backends: bool = True
+    suite_as_backend: bool = True
 
 
-#: A kind to add is a line here.
-KINDS = (Kind("relay", "session = relay"),)
+#: Message sessions bound everything. The suite's largest message has 16 MB (9.1.6); most fragments has one of 4 MB in
+#: frames of 64 bytes, with an empty last one (9.3.1, 9.4.1).
+_LIMITS = "max_message = 32m\nmax_fragments = 65537"
+
+#: A kind to add is a line here. With dispatch the suite can be no backend: it ends each case with a Close, and to check
+#: that the client is told, while there a backend that closes takes only its unanswered messages along, and the session
+#: goes on.
+KINDS = (
+    Kind("relay", "session = relay"),
+    Kind("message", f"session = message\ncompression = both\n{_LIMITS}"),
+    Kind("message-to-plain", f"session = message\ncompression = client\n{_LIMITS}", deflate_backends=False),
+    Kind("dispatch", f"dispatch = message\ncompression = both\n{_LIMITS}", suite_as_backend=False),
+)
 
 
 def configuration(kind: Kind, backend: int, certificate: Path | None) -> str:

@@ -28,6 +28,7 @@ from conformance.suite import Suite
 from conformance.verdicts import Judgement
 
 ROOT = Path(__file__).parent.parent
+SCHEMES = ("ws", "wss")
 #: How long a run may take, in seconds.
 LONGEST_RUN = 7200.0
 #: How long the suite waits, in seconds: for answers to its opening and closing handshakes, and for a server to end TCP
@@ -61,6 +62,24 @@ class Run:
         deflate = self.kind.deflate_clients if self.role is Role.CLIENT else self.kind.deflate_backends
         compressed = set(verdicts.select(chosen, ("12", "13")))
         return [case for case in chosen if deflate or case not in compressed]
+
+
+def every_run() -> list[Run]:
+    """Each kind of session, over each scheme, with the suite on each end where it can be."""
+    return [
+        Run(kind, scheme, role)
+        for kind in kinds.KINDS
+        for scheme in SCHEMES
+        for role in Role
+        if role is Role.CLIENT or kind.suite_as_backend
+    ]
+
+
+def quick_runs() -> list[Run]:
+    """Those of every change: the first kind every way, each further one in both roles, over one scheme each."""
+    # TLS is a property of a leg, and legs are the same for all kinds.
+    further = {("ws", Role.CLIENT), ("wss", Role.SERVER)}
+    return [run for run in every_run() if run.kind is kinds.KINDS[0] or (run.scheme, run.role) in further]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from conformance.kinds import KINDS, Kind, configuration
-from conformance.runs import Role, Run
+from conformance.runs import SCHEMES, Role, Run, every_run, quick_runs
 from wsrouter.config import reader
 from wsrouter.config.values import Plain
 
@@ -28,10 +28,24 @@ def test_the_router_accepts_the_configuration(kind: Kind, secure: bool, tmp_path
     assert len(config.routes) == 1
 
 
-def test_names_are_told_apart() -> None:
-    runs = [Run(kind, scheme, role) for kind in KINDS for scheme in ("ws", "wss") for role in Role]
+def test_every_kind_runs_over_both_schemes_and_both_ways_where_the_suite_can_be_a_backend() -> None:
+    runs = every_run()
     assert len({run.name for run in runs}) == len(runs)
+    for kind in KINDS:
+        roles = Role if kind.suite_as_backend else [Role.CLIENT]
+        expected = [(scheme, role) for scheme in SCHEMES for role in roles]
+        assert [(run.scheme, run.role) for run in runs if run.kind is kind] == expected
     assert Run(Kind("relay"), "wss", Role.SERVER).name == "relay-wss-fuzzing-server"
+
+
+def test_quick_runs_have_relay_sessions_every_way_and_each_further_kind_in_each_role() -> None:
+    quick = [run.name for run in quick_runs()]
+    assert set(quick) <= {run.name for run in every_run()}
+    for kind in KINDS:
+        roles = [f"{kind.name}-ws-fuzzing-client", f"{kind.name}-wss-fuzzing-server"]
+        other = [f"{kind.name}-ws-fuzzing-server", f"{kind.name}-wss-fuzzing-client"]
+        expected = {*roles[: 1 + kind.suite_as_backend], *(other if kind.name == "relay" else ())}
+        assert {name for name in quick if name.startswith(f"{kind.name}-ws")} == expected
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,12 @@ import pytest
 
 from conformance import verdicts
 from conformance.__main__ import QUICK
-from conformance.kinds import KINDS, Kind
+from conformance.kinds import Kind
 from conformance.python2 import Unavailable
-from conformance.runs import ROOT, Outcome, Role, Run, play
+from conformance.runs import ROOT, Outcome, Role, Run, every_run, play, quick_runs
 from conformance.suite import CASES, Suite, prepare
 
 pytestmark = pytest.mark.timeout(900)
-
-RUNS = [Run(kind, scheme, role) for kind in KINDS for scheme in ("ws", "wss") for role in Role]
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +36,20 @@ def suite(cannot_run: Callable[[str], NoReturn]) -> Suite:
 
 @pytest.fixture(scope="module")
 def summary(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the command tells of all runs."""
+    """What the command tells of all quick runs."""
     results = tmp_path_factory.mktemp("conformance") / "results"
     command = [sys.executable, "-m", "conformance", "--quick", "--results", str(results)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stderr)
     told: dict[str, Any] = json.loads((results / "summary.json").read_text())
+    assert sorted(told) == sorted(run.name for run in quick_runs())
     assert done.returncode == int(any(run["faults"] for run in told.values()))
     for name in told:
         assert (results / name / "report" / "index.html").exists()
     return told
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+@pytest.mark.parametrize("run", quick_runs(), ids=lambda run: run.name)
 def test_every_case_passes(run: Run, suite: Suite, summary: dict[str, Any]) -> None:
     expected = len(run.cases(verdicts.select(suite.cases, QUICK)))
     assert summary[run.name]["faults"] == []
@@ -63,6 +62,13 @@ def test_the_quick_cases_are_all_but_the_two_groups_about_compression(suite: Sui
     assert sorted(set(suite.cases) - set(quick)) == sorted(
         set(verdicts.select(suite.cases, ["12", "13"])) - {"12.1.1", "13.1.1"}
     )
+
+
+def test_every_run_has_all_cases_but_for_compression_that_a_backend_is_not_offered(suite: Suite) -> None:
+    fewer = {
+        run.name: len(run.cases(suite.cases)) for run in every_run() if run.cases(suite.cases) != list(suite.cases)
+    }
+    assert fewer == {"message-to-plain-ws-fuzzing-server": 301, "message-to-plain-wss-fuzzing-server": 301}
 
 
 def play_one(kind: Kind, suite: Suite, folder: Path) -> Outcome:
