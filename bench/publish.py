@@ -39,7 +39,7 @@ class Facts:
     def caption(self) -> str:
         """One paragraph for below a table or a plot."""
         versions = "; ".join(dict.fromkeys(text for name, text in self.versions.items() if name != "floor"))
-        return f"Measured {self.started} on {self.machine}, with {versions}. Command: {self.command}"
+        return f"Measured {self.started} on {self.machine}, with {versions}. Command: `{self.command}`."
 
 
 def keep(folder: Path, facts: Facts, taken: Sequence[Taken]) -> Path:

@@ -44,6 +44,11 @@ def test_at_a_fixed_rate_no_more_messages_are_sent_than_are_due(load: Generator,
     assert 1 <= result["count"] <= 200 * (result["seconds"] + 1)
 
 
+def test_a_window_lasts_until_enough_was_done(load: Generator, ends: dict[str, Any]) -> None:
+    result = load.run("roundtrip", **ends, connections=1, rate=100, warm=0, seconds=0.001)
+    assert result["count"] >= 20
+
+
 def test_sessions_open_one_after_the_other_beside_those_that_rest(load: Generator, ends: dict[str, Any]) -> None:
     result = load.run("open", **ends, connections=2, resting=70, warm=0, seconds=0.1)
     assert result["opened"] >= 70 + result["count"] > 70
