@@ -80,7 +80,7 @@ def draw(folder: Path, caption: str, settings: Settings, taken: Sequence[Taken])
 
 
 def _save(figure: Any, path: Path, caption: str) -> None:
-    text = "\n".join(textwrap.wrap(caption, round(figure.get_figwidth() * 17)))
+    text = "\n".join(textwrap.wrap(caption.replace("`", ""), round(figure.get_figwidth() * 17)))
     figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color=SOFT)
     figure.savefig(path, facecolor="white", metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
@@ -150,7 +150,9 @@ def _dots(axis: Any, taken: Sequence[Taken], workload: str, work: str, metric: s
             fontsize=7.5,
         )
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]))
+    low, high = axis.get_xlim()
+    steps = (1,) if high > 100 * low else (1, 2, 5)  # or they would touch each other
+    axis.xaxis.set_major_locator(FixedLocator([step * 10.0**power for power in range(-4, 4) for step in steps]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _at: f"{value:g}"))
     axis.minorticks_off()
     axis.axvline(1, color=FAINT, lw=1.4)
@@ -160,7 +162,6 @@ def _dots(axis: Any, taken: Sequence[Taken], workload: str, work: str, metric: s
     axis.set_yticks(range(len(names)), list(reversed(names)))
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.tick_params(length=0)
-    low, high = axis.get_xlim()
     axis.set_xlim(min(low, 0.45), max(high, 2.2))
     return True
 
