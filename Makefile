@@ -26,7 +26,7 @@ help:
 	@echo "make conformance  all of the Autobahn test suite through the router, both ways (see conformance/)"
 	@echo "make soak         100 reloads under load, a third of them broken"
 	@echo "make check        lint, types, import contracts, tests with coverage"
-	@echo "make bench        measure (see bench/)"
+	@echo "make bench        measure for 25 minutes; BENCH_ARGS=--quick for a look (see bench/)"
 	@echo "make dist         wheel and source archive in dist/"
 	@echo "make clean        remove what these have made"
 

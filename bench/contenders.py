@@ -1,60 +1,36 @@
 """The proxies that are measured: for each, the configuration and the command that starts it as one process.
 
 All do the same work: no access log, no timeout within a run, forwarding headers on layer 7, the TLS defaults of the
-product. What differs from a product's defaults is written out here and nowhere else.
+product. What differs from a product's defaults is written out here and in ``others.py``, and nowhere else.
 """
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-TUNNEL, RELAY, WSS = "tunnel", "relay", "wss"
-PROTOCOLS = {TUNNEL: "tcp", RELAY: "ws", WSS: "wss"}
-"""Each kind of work, and the load generator's name for what its clients speak."""
+from bench.others import OTHERS
+from bench.setups import MESSAGE, RELAY, TUNNEL, WSS, Contender, Setup, Tools, first_line, missing_tool
+
+TUNED_BUFFER = "128k"
+"""A power of two that holds a message of 64 KB and its frame's header, so that one read takes the whole of it."""
+
+POLICIES = """\
+max_message = 16m
+max_fragments = 1024
+message_rate = 1000000/s burst=1000000
+byte_rate = 64g/s burst=64g
+ping = 5m
+backend_ping = 5m"""
+"""All that a relay session can be told to watch, with limits that nothing here reaches."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What one started proxy needs to know; ``sessions`` is the most that will be live at once."""
-
-    folder: Path
-    work: str
-    port: int
-    backend_port: int
-    sessions: int
-    certificate: Path
-    python: Path
-
-    def write(self, name: str, text: str) -> Path:
-        """Write a configuration file into the folder of this run."""
-        path = self.folder / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One row of the tables. ``command`` writes the configuration and returns the command line.
-
-    ``missing`` says why the contender cannot run here, or nothing; ``version`` is what it calls itself.
-    """
-
-    name: str
-    works: tuple[str, ...]
-    missing: Callable[[Path], str]
-    version: Callable[[Path], str]
-    command: Callable[[Setup], list[str]]
-
-
-def nginx(setup: Setup) -> list[str]:
+def nginx(setup: Setup, tuning: str = "") -> list[str]:
     """Nginx as one process (``master_process off``); HTTP module for layer 7, stream module for layer 4."""
     listen = f"listen 127.0.0.1:{setup.port} {'ssl' if setup.work == WSS else ''} backlog=4096;"
     if setup.work == TUNNEL:
-        body = f"stream {{ server {{ {listen} proxy_pass 127.0.0.1:{setup.backend_port}; proxy_timeout 1h; }} }}"
+        to = f"proxy_pass 127.0.0.1:{setup.backend_port};"
+        body = f"stream {{ server {{ {listen} {to} proxy_timeout 1h; {tuning} }} }}"
     else:
         pem = setup.certificate
         tls = f"ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {pem}; ssl_certificate_key {pem};"
@@ -78,6 +54,7 @@ http {{
             proxy_set_header X-Forwarded-Proto $scheme;
             proxy_read_timeout 1h;
             proxy_send_timeout 1h;
+            {tuning}
         }}
     }}
 }}"""
@@ -94,7 +71,17 @@ events {{ worker_connections {2 * setup.sessions + 512}; }}
 {body}
 """,
     )
-    return [_tool("nginx"), "-e", "stderr", "-p", f"{setup.folder}/", "-c", str(path)]
+    return [setup.tools.find("nginx"), "-e", "stderr", "-p", f"{setup.folder}/", "-c", str(path)]
+
+
+def nginx_tuned(setup: Setup) -> list[str]:
+    """Nginx with buffers for large messages.
+
+    Of an upgraded connection and of a stream, ``proxy_buffer_size`` is the buffer of each direction. The HTTP module
+    only wants the others to be no smaller. ``ssl_buffer_size`` is 16k already, a whole TLS record.
+    """
+    size = f"proxy_buffer_size {TUNED_BUFFER};"
+    return nginx(setup, size if setup.work == TUNNEL else f"{size} proxy_buffers 4 {TUNED_BUFFER};")
 
 
 def _nginx_modules() -> str:
@@ -131,15 +118,16 @@ backend back
     server one 127.0.0.1:{setup.backend_port}
 """,
     )
-    return [_tool("haproxy"), "-db", "-f", str(path)]
+    return [setup.tools.find("haproxy"), "-db", "-f", str(path)]
 
 
-def wsrouter(setup: Setup) -> list[str]:
+def wsrouter(setup: Setup, policies: str = "") -> list[str]:
     """The router as one process under twistd, which lies beside the interpreter."""
     if setup.work == TUNNEL:
         rule = "[tunnel raw]\nmatch = any\npool = back"
     else:
-        rule = "[route app]\npath = /\npool = back"
+        session = "session = message\n" if setup.work == MESSAGE else ""
+        rule = f"[route app]\npath = /\npool = back\n{session}{policies}"
     path = setup.write(
         "router.ini",
         f"""\
@@ -153,54 +141,46 @@ endpoint = tcp:{setup.port}:interface=127.0.0.1
 backends = 127.0.0.1:{setup.backend_port}
 """,
     )
-    twistd = setup.python.parent / "twistd"
-    return [str(setup.python), str(twistd), "-n", "--pidfile=", "wsrouter", "--config", str(path)]
+    python = setup.tools.python
+    return [str(python), str(python.parent / "twistd"), "-n", "--pidfile=", "wsrouter", "--config", str(path)]
 
 
-def _tool(name: str) -> str:
-    """Path of a proxy's binary, which lies outside the search path of most users; empty where there is none."""
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin") or ""
+def policed(setup: Setup) -> list[str]:
+    """The router with all the policies that frame headers can serve."""
+    return wsrouter(setup, POLICIES)
 
 
-def _missing_tool(name: str) -> Callable[[Path], str]:
-    return lambda _python: "" if _tool(name) else f"{name} is not installed"
-
-
-def _missing_router(python: Path) -> str:
-    twistd = python.parent / "twistd"
+def _missing_router(tools: Tools) -> str:
+    twistd = tools.python.parent / "twistd"
     if not twistd.exists():
         return f"there is no {twistd}: install wsrouter for this interpreter or name another with --python"
-    known = subprocess.run([python, twistd, "--help"], capture_output=True, text=True, check=False).stdout
+    known = subprocess.run([tools.python, twistd, "--help"], capture_output=True, text=True, check=False).stdout
     commands = [line.split()[0] for line in known.splitlines() if line.strip()]
     return "" if "wsrouter" in commands else f"{twistd} does not know wsrouter"
 
 
-def _first_line(*command: str | Path) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (result.stdout + result.stderr).strip().partition("\n")[0]
-
-
-def _router_version(python: Path) -> str:
+def _router_version(tools: Tools) -> str:
     facts = "import platform, wsrouter; print('wsrouter', wsrouter.__version__, 'on Python', platform.python_version())"
-    return _first_line(python, "-c", facts)
+    return first_line(tools.python, "-c", facts)
 
+
+def _nginx_version(tools: Tools) -> str:
+    return first_line(tools.find("nginx"), "-v")
+
+
+def _haproxy_version(tools: Tools) -> str:
+    return first_line(tools.find("haproxy"), "-v")
+
+
+_ALL = (TUNNEL, RELAY, WSS)
 
 CONTENDERS = (
-    Contender(
-        "nginx",
-        (TUNNEL, RELAY, WSS),
-        _missing_tool("nginx"),
-        lambda _python: _first_line(_tool("nginx"), "-v"),
-        nginx,
-    ),
-    Contender(
-        "haproxy",
-        (TUNNEL, RELAY, WSS),
-        _missing_tool("haproxy"),
-        lambda _python: _first_line(_tool("haproxy"), "-v"),
-        haproxy,
-    ),
-    Contender("wsrouter", (TUNNEL, RELAY, WSS), _missing_router, _router_version, wsrouter),
-    Contender("floor", (TUNNEL, RELAY), lambda _python: "", lambda _python: "no proxy at all", lambda _setup: []),
+    Contender("nginx", _ALL, missing_tool("nginx"), _nginx_version, nginx),
+    Contender("nginx-tuned", _ALL, missing_tool("nginx"), _nginx_version, nginx_tuned),
+    Contender("haproxy", _ALL, missing_tool("haproxy"), _haproxy_version, haproxy),
+    *OTHERS,
+    Contender("wsrouter", (*_ALL, MESSAGE), _missing_router, _router_version, wsrouter),
+    Contender("wsrouter-policed", (RELAY,), _missing_router, _router_version, policed),
+    Contender("floor", _ALL, lambda _tools: "", lambda _tools: "no proxy at all", lambda _setup: []),
 )
 """In the order in which they take turns. An empty command means that the clients talk to the backend directly."""

@@ -1,4 +1,4 @@
-"""The load generator: built from load.c when it is first needed, then called for each reading."""
+"""The load generator: built from ``load/`` when it is first needed, then called for each reading."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 HERE = Path(__file__).parent
-SOURCES = ("load.c", "load_parts.h", "load_tls.h")
+SOURCES = sorted((HERE / "load").glob("*.[ch]"))
+MAIN_SOURCE = HERE / "load" / "load.c"
 FLAGS = ("-O2", "-Wall", "-Wextra")
 
 
@@ -56,10 +57,11 @@ class Generator:
     def _command(self, mode: str, options: dict[str, object]) -> list[str]:
         words = [str(self.binary), mode]
         for name, value in options.items():
+            option = f"--{name.replace('_', '-')}"
             if value is True:
-                words.append(f"--{name}")
+                words.append(option)
             elif value is not False:
-                words += [f"--{name}", str(value)]
+                words += [option, str(value)]
         return words
 
 
@@ -71,7 +73,7 @@ def build(cpu: int) -> Generator:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         raise BenchError("a C compiler is needed (cc) to build the load generator")
-    digest = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in SOURCES)).hexdigest()[:12]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:12]
     folder = _build_folder()
     first_error = ""
     for tls, extra in ((True, ("-DWITH_TLS", "-lssl", "-lcrypto")), (False, ())):
@@ -79,7 +81,7 @@ def build(cpu: int) -> Generator:
         if binary.exists():
             return Generator(binary, tls, cpu)
         unfinished = binary.with_suffix(f".{os.getpid()}")
-        command = [compiler, *FLAGS, "-o", str(unfinished), str(HERE / SOURCES[0]), *extra]
+        command = [compiler, *FLAGS, "-o", str(unfinished), str(MAIN_SOURCE), *extra]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode == 0:
             unfinished.replace(binary)

@@ -1,231 +1,253 @@
-"""Readings of one contender: CPU time for each round trip and each opened session, memory for each idle one."""
+"""Readings of one started proxy: what each workload does with it, and what comes of that."""
 
 from __future__ import annotations
 
-import random
-import re
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
-from bench.contenders import PROTOCOLS, Contender, Setup
-from bench.generator import BenchError, Generator, started
+from bench.generator import BenchError, Generator
+from bench.proxies import SETTLE, Proxy, kernel_kb, resident_kb, socket_kb, waited_ns
+from bench.settings import Settings
+from bench.setups import WSS
 
-START_TIMEOUT = 20.0
-SETTLE = 0.5
 WARM_UP_SESSIONS = 20
+
+IN_FLIGHT = 16 * 1024 * 1024
+"""Bytes of messages on their way at a time, at most: with more, a window holds too few round trips to be counted."""
+
+FEW = 10
+"""How many sessions exchange messages where all others rest."""
+
+RESUMED = 0.9
+"""The share of resumed handshakes from which on a reading is one of resumed sessions."""
 
 Reading = dict[str, float]
 """Metric to value, each named with its unit; see README.md."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What every reading of a run has in common; times in seconds, ``size`` in bytes."""
+@dataclass(slots=True)
+class Place:
+    """Where a reading is taken: one proxy, one kind of work. Keeps how far other work disturbed it."""
 
-    seconds: float
-    warm: float
-    connections: int
-    opening: int
-    size: int
-    idle: int
-    resume: bool
-    proxy_cpu: int
-    load_cpu: int
-    python: Path
+    proxy: Proxy
+    work: str
+    settings: Settings
+    generator: Generator
+    proxy_waited: float = 0.0
+    load_waited: float = 0.0
+    ends: dict[str, object] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ends = {
+            "protocol": self.proxy.protocol,
+            "connect": self.proxy.port,
+            "backend": self.proxy.backend_port,
+        }
+
+    def load(self, mode: str, **options: object) -> dict[str, Any]:
+        """Run the load generator against the proxy. Raises BenchError when anything meets a fault."""
+        waited, since = waited_ns(self.proxy.pids), time.monotonic_ns()
+        options = {"warm": self.settings.warm, "seconds": self.settings.seconds} | options
+        result = self.generator.run(mode, **self.ends, pids=",".join(map(str, self.proxy.pids)), **options)
+        if result["stuck"]:
+            raise BenchError(f"{result['stuck']} sessions made no progress for 2 s")
+        if self.proxy.pids:
+            if not result["proxy_cpu_ns"]:
+                raise BenchError("the proxy has used no CPU: its processes are not those that do the work")
+            share = (waited_ns(self.proxy.pids) - waited) / (time.monotonic_ns() - since)
+            self.proxy_waited = max(self.proxy_waited, share)
+        self.load_waited = max(self.load_waited, result["load_waited_ns"] / 1e9 / result["seconds"])
+        return result
+
+    def disturbed(self) -> Reading:
+        """The largest shares of the time for which the two ends were kept off their CPUs."""
+        return {"load_waited": self.load_waited} | ({"proxy_waited": self.proxy_waited} if self.proxy.pids else {})
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """A started proxy (no processes at all for the floor), and where its clients and its backend meet it."""
-
-    pids: tuple[int, ...]
-    port: int
-    backend_port: int
-
-
-def read(proxy: Proxy, work: str, settings: Settings, generator: Generator) -> Reading:
-    """Measure round trips and opened sessions once. Raises BenchError when anything meets a fault."""
-    return _round_trips(proxy, work, settings, generator) | _opened(proxy, work, settings, generator)
+def cpu(place: Place) -> Reading:
+    """Round trips for each size of message, then opened sessions; for wss full handshakes and resumed ones."""
+    settings = place.settings
+    reading: Reading = {}
+    for size in settings.sizes:
+        reading |= _round_trips(place, size, settings.connections)
+    reading |= opened(place, "opened")
+    if place.work == WSS:
+        reading |= opened(place, "resumed")
+    return reading
 
 
-def read_idle(contender: Contender, work: str, settings: Settings, generator: Generator, folder: Path) -> Reading:
-    """Measure what idle sessions need. Raises BenchError when anything meets a fault."""
-    # A new process: memory that earlier work has left behind would hide it.
-    with running(contender, work, settings, folder) as proxy:
-        return _idle(proxy, work, settings, generator) if proxy.pids else {}
+def crowd(place: Place) -> Reading:
+    """Round trips with thousands of sessions that all exchange messages."""
+    reading: Reading = {}
+    for size in place.settings.sizes:
+        if size * place.settings.crowd <= 8 * IN_FLIGHT:
+            reading |= _round_trips(place, size, place.settings.crowd, limit=8 * IN_FLIGHT)
+    return reading
 
 
-def _round_trips(proxy: Proxy, work: str, settings: Settings, generator: Generator) -> Reading:
-    waited, since = _waited_ns(proxy.pids), time.monotonic_ns()
-    result = generator.run(
-        "roundtrip",
-        protocol=PROTOCOLS[work],
-        connect=proxy.port,
-        backend=proxy.backend_port,
-        connections=settings.connections,
-        size=settings.size,
-        warm=settings.warm,
-        seconds=settings.seconds,
-        pids=_joined(proxy.pids),
-    )
-    _check(result)
+def _round_trips(place: Place, size: int, connections: int, limit: int = IN_FLIGHT) -> Reading:
+    connections = max(1, min(connections, limit // size))
+    result = place.load("roundtrip", connections=connections, size=size)
     reading = {
-        "round_trips_per_s": result["count"] / result["seconds"],
+        f"round_trips_per_s.{size}": result["trips"] / result["seconds"],
+        f"p50_us.{size}": result["p50_us"],
+        f"p99_us.{size}": result["p99_us"],
+        f"load_busy.{size}": _busy(result),
+    }
+    if place.proxy.pids:
+        reading[f"round_trip_us.{size}"] = result["proxy_cpu_ns"] / 1000 / result["trips"]
+        reading[f"proxy_busy.{size}"] = result["proxy_cpu_ns"] / 1e9 / result["seconds"]
+    return reading
+
+
+def _busy(result: dict[str, Any]) -> float:
+    """The generator's share of its CPU. Polls that found nothing are timed by the clock, so it may come out below 0."""
+    return max(0.0, float(result["load_cpu_ns"]) / 1e9 / float(result["seconds"]))
+
+
+def opened(place: Place, kind: str) -> Reading:
+    """Sessions that open, exchange a message and close; ``kind`` is ``opened`` or, with TLS resumption, ``resumed``."""
+    resume = kind == "resumed"
+    size = min(place.settings.sizes)
+    result = place.load("open", connections=place.settings.opening, size=size, resume=resume)
+    reading = {f"{kind}_load_busy": _busy(result)}
+    if resume:
+        share = reading["resumed_share"] = result["resumed"] / max(1, result["handshakes"])
+        if share < RESUMED:
+            return reading
+    reading[f"{kind}_per_s"] = result["count"] / result["seconds"]
+    if place.proxy.pids:
+        reading[f"{kind}_us"] = result["proxy_cpu_ns"] / 1000 / result["count"]
+        reading[f"{kind}_per_cpu_s"] = result["count"] / result["proxy_cpu_ns"] * 1e9
+        reading[f"{kind}_proxy_busy"] = result["proxy_cpu_ns"] / 1e9 / result["seconds"]
+    return reading
+
+
+def latency(place: Place) -> Reading:
+    """Messages at a fixed rate that leaves everybody time."""
+    settings = place.settings
+    result = place.load(
+        "roundtrip",
+        connections=settings.connections,
+        size=min(settings.sizes),
+        rate=settings.rate,
+        seconds=settings.rate_seconds,
+    )
+    reading = {name: result[name] for name in ("p50_us", "p90_us", "p99_us", "max_us")}
+    if place.proxy.pids:
+        reading["message_cpu_us"] = result["proxy_cpu_ns"] / 1000 / result["trips"]
+    return reading
+
+
+def idle(place: Place) -> Reading:
+    """What idle sessions need, so many and so many, counted from before the first of them; in a fresh proxy.
+
+    What earlier work has left behind would hide it.
+    """
+    size = min(place.settings.sizes)
+    pids = place.proxy.pids
+    place.load("open", connections=WARM_UP_SESSIONS, size=size, warm=0, seconds=0.3)
+    time.sleep(SETTLE)
+    before, sockets, kernel = resident_kb(pids), socket_kb(), kernel_kb()
+    reading: Reading = {"base_kb": before} if pids else {}
+    for count in place.settings.idle:
+        with place.generator.holding(**place.ends, size=size, connections=count):
+            time.sleep(SETTLE)
+            reading[f"sockets_kb.{count}"] = (socket_kb() - sockets) / count
+            reading[f"kernel_kb.{count}"] = (kernel_kb() - kernel) / count
+            if pids:
+                reading["idle_kb"] = reading[f"idle_kb.{count}"] = (resident_kb(pids) - before) / count
+    return reading | _flatness(reading, "idle_kb.")
+
+
+def _flatness(reading: Reading, prefix: str) -> Reading:
+    """How far the highest is above the lowest, of a metric that was taken at several numbers of sessions."""
+    found = [value for metric, value in reading.items() if metric.startswith(prefix)]
+    return {f"{prefix}flat": max(found) / min(found)} if len(found) > 1 and min(found) > 0 else {}
+
+
+def storm(place: Place) -> Reading:
+    """All sessions are cut at once and come again within a second."""
+    settings = place.settings
+    result = place.load("storm", connections=settings.storm, size=min(settings.sizes), seconds=settings.storm_seconds)
+    reading = {
+        "all_open_s": result["seconds"],
+        "refused": result["refused"],
         "p50_us": result["p50_us"],
         "p99_us": result["p99_us"],
-        "load_busy": result["load_cpu_ns"] / 1e9 / result["seconds"],
+        "max_us": result["max_us"],
     }
-    if proxy.pids:
-        reading["proxy_waited"] = (_waited_ns(proxy.pids) - waited) / (time.monotonic_ns() - since)
-        reading["round_trip_us"] = result["proxy_cpu_ns"] / 1000 / result["count"]
-        reading["proxy_busy"] = result["proxy_cpu_ns"] / 1e9 / result["seconds"]
+    if place.proxy.pids:
+        reading["storm_us"] = result["proxy_cpu_ns"] / 1000 / result["count"]
     return reading
 
 
-def _opened(proxy: Proxy, work: str, settings: Settings, generator: Generator) -> Reading:
-    result = generator.run(
-        "open",
-        protocol=PROTOCOLS[work],
-        connect=proxy.port,
-        backend=proxy.backend_port,
-        connections=settings.opening,
-        size=settings.size,
-        warm=settings.warm,
-        seconds=settings.seconds,
-        pids=_joined(proxy.pids),
-        resume=settings.resume,
+def transfer(place: Place) -> Reading:
+    """Chatty sessions at a fixed rate, alone and then beside one large transfer to a client."""
+    settings = place.settings
+    chatty = _chatty(settings)
+    alone = place.load("roundtrip", **chatty, seconds=settings.rate_seconds)
+    beside = place.load("roundtrip", **chatty, bulks=1, bulk_bytes=settings.transfer)
+    reading = _alone_and_beside(alone, beside)
+    reading["gb_per_s"] = beside["bulk_bytes"] / 1e9 / beside["bulk_seconds"]
+    if place.proxy.pids:
+        reading["cpu_s_per_gb"] = beside["proxy_cpu_ns"] / beside["bulk_bytes"]
+        reading["peak_mb"] = (beside["peak_kb"] - beside["base_kb"]) / 1024
+    return reading
+
+
+def slow(place: Place) -> Reading:
+    """Chatty sessions at a fixed rate, alone and then beside slow readers whose backends push; in a fresh proxy."""
+    settings = place.settings
+    chatty = _chatty(settings)
+    alone = place.load("roundtrip", **chatty, seconds=settings.slow_seconds)
+    beside = place.load(
+        "roundtrip",
+        **chatty,
+        seconds=settings.slow_seconds,
+        bulks=settings.slow,
+        bulk_bytes=settings.slow_bytes // settings.slow,
+        slow=settings.slow_rate,
     )
-    _check(result)
-    reading = {
-        "opened_per_s": result["count"] / result["seconds"],
-        "open_load_busy": result["load_cpu_ns"] / 1e9 / result["seconds"],
-    }
-    if settings.resume and result["handshakes"]:
-        reading["resumed_share"] = result["resumed"] / result["handshakes"]
-    if proxy.pids:
-        reading["opened_us"] = result["proxy_cpu_ns"] / 1000 / result["count"]
-        reading["open_proxy_busy"] = result["proxy_cpu_ns"] / 1e9 / result["seconds"]
+    reading = _alone_and_beside(alone, beside)
+    reading["pushed_mb"] = beside["pushed_bytes"] / 1e6 / settings.slow
+    reading["sockets_kb"] = beside["sockets_kb"] / settings.slow
+    if place.proxy.pids:
+        reading["slow_kb"] = (beside["peak_kb"] - beside["base_kb"]) / settings.slow
     return reading
 
 
-def _idle(proxy: Proxy, work: str, settings: Settings, generator: Generator) -> Reading:
-    ends = {"protocol": PROTOCOLS[work], "connect": proxy.port, "backend": proxy.backend_port, "size": settings.size}
-    generator.run("open", **ends, connections=WARM_UP_SESSIONS, warm=0, seconds=0.3)
-    time.sleep(SETTLE)
-    before = _resident_kb(proxy.pids)
-    with generator.holding(**ends, connections=settings.idle):
-        time.sleep(SETTLE)
-        after = _resident_kb(proxy.pids)
-    return {"idle_kb": (after - before) / settings.idle, "base_kb": before}
+def _chatty(settings: Settings) -> dict[str, object]:
+    return {"connections": settings.chatty, "rate": settings.rate, "size": min(settings.sizes)}
 
 
-def _check(result: dict[str, float]) -> None:
-    if not result["count"]:
-        raise BenchError("not one unit of work was done in the window")
-    if result["stuck"]:
-        raise BenchError(f"{result['stuck']} sessions made no progress for 2 s")
+def _alone_and_beside(alone: dict[str, Any], beside: dict[str, Any]) -> Reading:
+    return {
+        "alone_p50_us": alone["p50_us"],
+        "alone_p99_us": alone["p99_us"],
+        "beside_p50_us": beside["p50_us"],
+        "beside_p99_us": beside["p99_us"],
+        "p99_times": beside["p99_us"] / alone["p99_us"],
+    }
 
 
-@contextmanager
-def running(contender: Contender, work: str, settings: Settings, folder: Path) -> Iterator[Proxy]:
-    """Start the contender on its CPU and wait until it listens. Raises BenchError with its log when it does not."""
-    backend_port = _free_port()
-    port = _free_port(backend_port)
-    sessions = max(settings.idle, settings.connections, settings.opening)
-    certificate = folder / "cert.pem"
-    command = contender.command(Setup(folder, work, port, backend_port, sessions, certificate, settings.python))
-    if not command:
-        yield Proxy((), backend_port, backend_port)
-        return
-    log = folder / f"{contender.name}.log"
-    with log.open("wb") as output, started(command, settings.proxy_cpu, output) as process:
-        deadline = time.monotonic() + START_TIMEOUT
-        while not _listens(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                what = "does not listen" if process.returncode is None else f"ended with {process.returncode}"
-                raise BenchError(f"{contender.name} {what}:\n{_tail(log)}")
-            time.sleep(0.05)
-        time.sleep(SETTLE)
-        try:
-            yield Proxy(_family(process.pid), port, backend_port)
-        except BenchError as error:
-            raise BenchError(f"{error}\n{_tail(log)}".rstrip()) from error
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-
-
-def _free_port(taken: int = 0) -> int:
-    """A free port below those that the kernel gives to outgoing connections, which come and go in thousands here."""
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for _ in range(100):
-        port = random.randrange(max(1024, low - 12_000), low) if low > 2048 else 0
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            chosen: int = probe.getsockname()[1]
-        if chosen != taken:
-            return chosen
-    raise BenchError("no free port was found")
-
-
-def _listens(port: int) -> bool:
-    """Whether anybody listens on the port, told by the kernel's table: a probing connection would reach the backend.
-
-    The table begins with the listening sockets (state 0A). The rest may be tens of thousands of lines and is not read.
-    """
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        if not table.exists():
-            continue
-        with table.open() as lines:
-            next(lines)
-            for line in lines:
-                _, local, _, state, *_ = line.split()
-                if state != "0A":
-                    break
-                if local.endswith(f":{port:04X}"):
-                    return True
-    return False
-
-
-def _family(root: int) -> tuple[int, ...]:
-    """The process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue
-        parent = int(text.rpartition(")")[2].split()[1])
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    family = [root]
-    for pid in family:
-        family += children.get(pid, [])
-    return tuple(family)
-
-
-def _resident_kb(pids: tuple[int, ...]) -> float:
-    total = 0
-    for pid in pids:
-        match = re.search(r"^Rss: +(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-        if not match:
-            raise BenchError(f"the kernel does not tell the memory of process {pid}")
-        total += int(match[1])
-    return total
-
-
-def _waited_ns(pids: tuple[int, ...]) -> int:
-    """How long the processes were ready to run while their CPU ran something else; 0 where the kernel does not tell."""
-    files = [Path(f"/proc/{pid}/schedstat") for pid in pids]
-    return sum(int(file.read_text().split()[1]) for file in files if file.exists())
-
-
-def _joined(pids: tuple[int, ...]) -> str:
-    return ",".join(map(str, pids))
+def flat(place: Place) -> Reading:
+    """The same work with few and many live sessions: all of them busy; a few of them busy; some opened beside them."""
+    settings = place.settings
+    size = min(settings.sizes)
+    reading: Reading = {}
+    for live in settings.live:
+        few = min(FEW, live)
+        results = {
+            "all_busy_us": place.load("roundtrip", connections=live, size=size),
+            "few_busy_us": place.load("roundtrip", connections=few, resting=live - few, size=size),
+            "beside_us": place.load("open", connections=settings.opening, resting=live, size=size),
+        }
+        for metric, result in results.items():
+            unit = result["count"] if metric == "beside_us" else result["trips"]
+            if place.proxy.pids:
+                reading[f"{metric}.{live}"] = result["proxy_cpu_ns"] / 1000 / unit
+    for metric in ("all_busy_us.", "few_busy_us.", "beside_us."):
+        reading |= _flatness(reading, metric)
+    return reading

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.measure import Reading
+from bench.setups import MESSAGE
+from bench.workloads import Column
 
 CROWDED = 0.05
 """Share of the time that the proxy waited for its CPU above which other work disturbed the reading."""
@@ -20,67 +23,75 @@ class Taken:
     """One reading in its place; ``error`` instead of values when it could not be taken. Rounds count from 1."""
 
     round: int
+    workload: str
     work: str
     contender: str
     reading: Reading
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: a metric, how many of its units make one of the column's, and whether spread and ratio show."""
-
-    metric: str
-    title: str
-    divisor: float = 1.0
-    digits: int = 1
-    compared: bool = False
-
-
-COLUMNS = (
-    Column("round_trip_us", "round trip us", compared=True),
-    Column("opened_us", "opened us", digits=0, compared=True),
-    Column("idle_kb", "idle KB", compared=True),
-    Column("round_trips_per_s", "round trips/s", digits=0),
-    Column("opened_per_s", "opened/s", digits=0),
-    Column("p50_us", "p50 ms", divisor=1000, digits=2),
-    Column("p99_us", "p99 ms", divisor=1000, digits=2),
-    Column("proxy_busy", "proxy CPU %", divisor=0.01, digits=0),
-    Column("load_busy", "generator CPU %", divisor=0.01, digits=0),
-    Column("open_load_busy", "(opening) %", divisor=0.01, digits=0),
-    Column("resumed_share", "TLS resumed %", divisor=0.01, digits=0),
-)
-
-
-def values(taken: Sequence[Taken], work: str, contender: str, metric: str) -> dict[int, float]:
+def values(taken: Sequence[Taken], workload: str, work: str, contender: str, metric: str) -> dict[int, float]:
     """Round to value, for those rounds in which the metric was taken."""
     return {
         one.round: one.reading[metric]
         for one in taken
-        if one.work == work and one.contender == contender and metric in one.reading
+        if (one.workload, one.work, one.contender) == (workload, work, contender) and metric in one.reading
     }
 
 
+def reference_for(work: str, asked: str) -> str:
+    """Whom the ratios of a table are to: messages are nothing that the usual reference would see."""
+    return "autobahn" if work == MESSAGE else asked
+
+
+def ratios(own: dict[int, float], reference: dict[int, float]) -> list[float]:
+    """Own divided by reference, for each round in which both are above zero."""
+    return [own[turn] / reference[turn] for turn in own if own[turn] > 0 and reference.get(turn, 0) > 0]
+
+
 def ratio(own: dict[int, float], reference: dict[int, float]) -> float | None:
-    """Median over the rounds that both have of own divided by reference. The machine drifts; a round hardly does."""
-    pairs = [own[turn] / reference[turn] for turn in own if reference.get(turn)]
+    """Median over the rounds that both have of own divided by reference. The machine drifts; a round hardly does.
+
+    A difference that came out below zero was lost in noise, and has no ratio.
+    """
+    pairs = ratios(own, reference)
     return statistics.median(pairs) if pairs else None
 
 
-def table(taken: Sequence[Taken], work: str, reference: str) -> list[list[str]]:
-    """Header and rows of one kind of work, as text cells."""
-    shown = [column for column in COLUMNS if any(one.work == work and column.metric in one.reading for one in taken)]
+def with_added(taken: Sequence[Taken]) -> list[Taken]:
+    """The readings of latency, each with what it has above the floor's of the same round."""
+    floors = {(one.round, one.workload, one.work): one.reading for one in taken if one.contender == "floor"}
+    result = []
+    for one in taken:
+        floor = floors.get((one.round, one.workload, one.work), {})
+        added = {
+            f"added_{metric}": one.reading[metric] - floor[metric]
+            for metric in ("p50_us", "p99_us")
+            if one.workload == "latency" and one.contender != "floor" and metric in one.reading and metric in floor
+        }
+        result.append(dataclasses.replace(one, reading={**one.reading, **added}))
+    return result
+
+
+def table(
+    taken: Sequence[Taken], workload: str, work: str, columns: Sequence[Column], reference: str
+) -> list[list[str]]:
+    """Header and rows of one kind of work, as text cells; no rows at all where no column has a value."""
+    own = [one for one in taken if (one.workload, one.work) == (workload, work)]
+    shown = [column for column in columns if any(column.metric in one.reading for one in own)]
+    if not shown:
+        return []
     header = ["contender"]
     for column in shown:
         header += [column.title, f"/ {reference}"] if column.compared else [column.title]
     rows = [header]
-    for contender in dict.fromkeys(one.contender for one in taken if one.work == work):
+    for contender in dict.fromkeys(one.contender for one in own):
         row = [contender]
         for column in shown:
-            own = values(taken, work, contender, column.metric)
-            row.append(_cell(list(own.values()), column))
+            mine = values(taken, workload, work, contender, column.metric)
+            row.append(_cell(list(mine.values()), column))
             if column.compared:
-                paired = ratio(own, values(taken, work, reference, column.metric))
+                paired = ratio(mine, values(taken, workload, work, reference, column.metric))
                 row.append("-" if paired is None else f"{paired:.2f}")
         rows.append(row)
     return rows
@@ -113,22 +124,23 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 
 def notes(taken: Sequence[Taken]) -> list[str]:
-    """What a reader of the tables must know besides: readings that failed, and a generator without a rest."""
+    """What a reader must know besides: readings that failed or were disturbed, a generator without a rest."""
     lines = []
     for one in taken:
         if one.error:
-            lines.append(f"{one.work}, {one.contender}, round {one.round}: no reading: {one.error}")
-    crowded = {f"{one.work} {one.contender}" for one in taken if one.reading.get("proxy_waited", 0) > CROWDED}
-    if crowded:
-        lines.append(
-            f"Other processes kept the proxy off its CPU for more than {CROWDED:.0%} of the time, so its caches were "
-            "cold and its batches odd; measure again on a quiet machine: " + ", ".join(sorted(crowded))
-        )
+            lines.append(f"{_place(one)}, round {one.round}: no reading: {one.error}")
+    for metric, who in (("proxy_waited", "the proxy"), ("load_waited", "the generator")):
+        crowded = {_place(one) for one in taken if one.reading.get(metric, 0) > CROWDED}
+        if crowded:
+            lines.append(
+                f"Other processes kept {who} off its CPU for more than {CROWDED:.0%} of the time: caches were cold, "
+                "batches odd, latencies too high; measure again on a quiet machine: " + ", ".join(sorted(crowded))
+            )
     full = {
-        f"{one.work} {one.contender}"
+        _place(one)
         for one in taken
         if one.contender != "floor"
-        and max(one.reading.get("load_busy", 0), one.reading.get("open_load_busy", 0)) > SATURATED
+        and any(value > SATURATED for metric, value in one.reading.items() if "load_busy" in metric)
     }
     if full:
         lines.append(
@@ -136,3 +148,7 @@ def notes(taken: Sequence[Taken]) -> list[str]:
             "(CPU for each unit stands): " + ", ".join(sorted(full))
         )
     return lines
+
+
+def _place(one: Taken) -> str:
+    return f"{one.workload} {one.work} {one.contender}"

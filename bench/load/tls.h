@@ -1,5 +1,5 @@
 /*
- * TLS of the load generator's clients, by OpenSSL on their sockets. Included by load.c, whose names it uses.
+ * TLS of the load generator's clients, by OpenSSL on their sockets. Included by conn.h, whose names it uses.
  */
 static SSL_CTX *tls_context;
 static SSL_SESSION *tls_session;
@@ -57,12 +57,18 @@ static bool tls_handshake(struct conn *c)
     int result = SSL_connect(c->ssl);
     if (result != 1) {
         int kind = SSL_get_error(c->ssl, result);
-        if (kind != SSL_ERROR_WANT_READ && kind != SSL_ERROR_WANT_WRITE)
-            tls_fail(c, result, "handshake");
+        if (kind != SSL_ERROR_WANT_READ && kind != SSL_ERROR_WANT_WRITE) {
+            if (!may_be_refused(c))
+                tls_fail(c, result, "handshake");
+            ERR_clear_error();
+            c->state = DEAD;
+            return false;
+        }
         want(c, kind == SSL_ERROR_WANT_READ ? EPOLLIN : EPOLLOUT);
         return false;
     }
     handshakes++;
+    last_progress = now_ns(); /* in a storm, thousands may come before the first session is open */
     resumed += SSL_session_reused(c->ssl);
     if (!*tls_facts)
         snprintf(tls_facts, sizeof tls_facts, "%s %s", SSL_get_version(c->ssl), SSL_get_cipher(c->ssl));

@@ -112,6 +112,18 @@ static enum frame_state read_frame(const uint8_t *data, size_t have, size_t long
     return have >= f->head + f->len ? FRAME_WHOLE : FRAME_PART;
 }
 
+/* Writes the header of an unmasked frame that is a whole message; returns its length, 10 at most. */
+static size_t frame_head(int opcode, size_t len, uint8_t *head)
+{
+    size_t n = 2;
+    head[0] = (uint8_t)(0x80 | opcode);
+    head[1] = (uint8_t)(len < 126 ? len : len < 65536 ? 126 : 127);
+    if (len >= 126)
+        for (int bytes = len < 65536 ? 2 : 8; bytes-- > 0;)
+            head[n++] = (uint8_t)((uint64_t)len >> bytes * 8);
+    return n;
+}
+
 static void xor_mask(uint8_t *to, const uint8_t *from, size_t len, const uint8_t mask[4])
 {
     uint64_t wide, word;
