@@ -43,6 +43,8 @@ class Joining(LegProtocol):
     ``lasting`` tells that the backend is well, but of no use to this session.
     """
 
+    #: For the compiler: what ``del`` may take away.
+    __deletable__ = ["_joined", "_failed"]
     __slots__ = ("_asked", "_dial", "_failed", "_joined", "_key", "_leg", "_member", "_over", "_pool", "_received")
 
     def __init__(

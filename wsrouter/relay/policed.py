@@ -29,6 +29,8 @@ class PolicyPump(FramePump):
     ``throttled`` says that reading is paused for a rate, whatever the sink does.
     """
 
+    #: For the compiler: what ``del`` may take away.
+    __deletable__ = ["_owner"]
     __slots__ = (
         "_inner_walk",
         "_insert",
