@@ -259,9 +259,9 @@ def _parse_fields(
     if b"" in values:
         if b"" in lines:
             raise HttpError(400, "not one whole head")
-        unknown = [line for line, entry in zip(lines, entries, strict=True) if entry is _UNJUDGED]
+        unknown = [line for line, entry in zip(lines, entries, strict=True) if not entry[2]]
         judged = iter(_judge(unknown, parser, start_line))
-        fields, pairs, forms = zip(*[next(judged) if entry is _UNJUDGED else entry for entry in entries], strict=True)
+        fields, pairs, forms = zip(*[entry if entry[2] else next(judged) for entry in entries], strict=True)
         values = dict(pairs)
     if len(values) != len(fields):
         values = {}
@@ -273,7 +273,7 @@ def _parse_fields(
 #: A line's field, its name in lower case with the list of its one value (shared, and never changed), and the line in
 #: the form that it is sent on in.
 _Entry: TypeAlias = tuple[Field, tuple[bytes, list[bytes]], bytes]
-#: Stands for a line that llhttp is to judge; no field has an empty name.
+#: Stands for a line that llhttp is to judge; no field has an empty name, and no line is empty.
 _UNJUDGED: _Entry = ((b"", b"", b""), (b"", []), b"")
 
 
