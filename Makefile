@@ -17,11 +17,13 @@ endef
 export BRANCH_GATE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test scenarios soak conformance lint check bench dist clean python
+.PHONY: help run test compiled test-compiled scenarios soak conformance lint check bench dist clean python
 
 help:
 	@echo "make run          make $(VENV) and run the router with $(CONFIG) (CONFIG=... for another)"
 	@echo "make test         make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
+	@echo "make compiled      make build/compiled: the router with its data path compiled (needs a C compiler; minutes)"
+	@echo "make test-compiled the tests on that"
 	@echo "make scenarios    the tests that kill backends, throw bombs and hold 1,000 sessions, at full size: minutes"
 	@echo "make conformance  all of the Autobahn test suite through the router, both ways (see conformance/)"
 	@echo "make soak         100 reloads under load, a third of them broken"
@@ -49,6 +51,21 @@ run: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+# The same files with extension modules beside them, where nothing else looks for them; see docs/compiled.md.
+compiled: build/compiled/.made
+
+build/compiled/.made: pyproject.toml hatch_build.py $(shell find wsrouter -name '*.py') | $(VENV)/.dev
+	rm -rf build/compiled
+	mkdir -p build/compiled
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m build --wheel --no-isolation --outdir build/compiled
+	$(BIN)/python -m zipfile -e build/compiled/*.whl build/compiled
+	@touch $@
+
+test-compiled: compiled
+	rm -rf build/compiled/tests
+	cp -r tests docs etc bench conformance Makefile README.md CHANGELOG.md pyproject.toml build/compiled/
+	cd build/compiled && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 scenarios: $(VENV)/.dev
 	SCENARIOS=full $(BIN)/python -m pytest tests/scenarios $(PYTEST_ARGS)

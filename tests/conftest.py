@@ -26,6 +26,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, global
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from wsrouter.wire import frames
+
 #: Turns of the reactor that the last events of a test may take: first some that wait for nothing, then, where a thread
 #: or another process has yet to end something, as many that idle for 2 ms each. A clean test takes none.
 QUICK_TURNS = 50
@@ -34,6 +36,15 @@ IDLE = 0.002
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what a compiled router does not allow; see docs/compiled.md."""
+    if not (frames.__file__ or "").endswith(".py"):
+        for item in items:
+            if item.get_closest_marker("interpreted") is not None:
+                item.add_marker(pytest.mark.skip(reason="compiled classes do not allow it"))
+
 
 _OUTCOME = pytest.StashKey[bool]()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Callable
 from ipaddress import ip_network
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from tests.memory import living
 from wsrouter.config import values
 from wsrouter.config.values import Match, Rate, Tunnel
 from wsrouter.listener.preamble import COURTESIES, COURTESY, Preamble
@@ -240,11 +240,11 @@ def test_what_was_turned_away_waits_for_no_collector() -> None:
     gc.disable()
     try:
         over, preamble = scene.accept()
-        known = weakref.ref(preamble)
+        known = living(Preamble)
         over.home.left()
         preamble.connectionLost()
         del over, preamble
-        assert known() is None
+        assert living(Preamble) == known - 1
     finally:
         gc.enable()
     assert first.did == []

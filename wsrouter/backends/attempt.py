@@ -25,6 +25,8 @@ class Attempt:
     ``BackendPool.pick``, ``preface`` opens each connection.
     """
 
+    #: For the compiler: what ``del`` may take away.
+    __deletable__ = ["_connected", "_failed"]
     __slots__ = (
         "_began",
         "_connected",

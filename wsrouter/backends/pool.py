@@ -13,7 +13,7 @@ from typing import cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from wsrouter.backends.dial import Dial, dial
 from wsrouter.backends.discovery import Discovery
@@ -263,7 +263,6 @@ def _cut_short(failed: Callable[[DialError], None]) -> Callable[[DialError], Non
     return tell
 
 
-@implementer(IStreamClientEndpoint)
 class _DialEndpoint:
     def __init__(self, pool: BackendPool, member: Member, preface: bytes, timeout: float | None) -> None:
         self._pool = pool
@@ -295,3 +294,6 @@ class _DialEndpoint:
 
         under_way = self._pool.dial(self._member, connected, result.errback, self._preface, self._timeout)
         return result
+
+
+classImplements(_DialEndpoint, IStreamClientEndpoint)

@@ -12,7 +12,7 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from twisted.internet.interfaces import IPushProducer
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
@@ -79,7 +79,6 @@ class Owner(Protocol):
         """Its connection is gone; called once, behind ``branch_over``."""
 
 
-@implementer(IPushProducer)
 class Branch(Waiter):
     """A WebSocket to ``member``, which is counted already, and given back at the end.
 
@@ -372,3 +371,6 @@ class Branch(Waiter):
             self.side.dissolve()
         self._pool.give_back(self.member)
         self._owner.branch_gone(self)
+
+
+classImplements(Branch, IPushProducer)

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from twisted.internet.interfaces import IPushProducer
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
@@ -37,7 +37,6 @@ from wsrouter.relay.leg import Leg
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, RESTART, TRY_AGAIN
 
 
-@implementer(IPushProducer)
 class DispatchSession(JudgedSession):
     """One session, from the verified 101 to its end. ``run`` begins it. As a producer it feeds the client's leg."""
 
@@ -416,3 +415,6 @@ class DispatchSession(JudgedSession):
         """Grows with every frame of a peer's, or only with those of messages."""
         data = self._route.idle_counts is IdleCounts.DATA
         return self._client.activity(data=data) + sum([one.activity for one in self._totals()])
+
+
+classImplements(DispatchSession, IPushProducer)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 
 from twisted.internet.interfaces import IPushProducer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -29,8 +29,7 @@ from wsrouter.layer7.site import Door, Request
 from wsrouter.live.connection import Connection
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import host_name
-from wsrouter.relay.deadlines import Waiter
-from wsrouter.relay.leg import Leg
+from wsrouter.relay.protocol import LegProtocol
 from wsrouter.wire.answer import RETRY_AFTER, answer
 from wsrouter.wire.forwarding import said_behind
 from wsrouter.wire.head import RequestHead, cut_head, parse_request
@@ -74,13 +73,25 @@ class _Unread:
         """The client has gone."""
 
 
-class Front(Protocol, Waiter):
+class Front(LegProtocol):
     """The protocol on a client's leg while the connection is at HTTP.
 
     ``store`` is what its certificate was chosen from; a reload may have given ``door`` another one meanwhile.
     """
 
-    transport: Leg
+    __slots__ = (
+        "_connection",
+        "_door",
+        "_exchange",
+        "_listener",
+        "_opening",
+        "_received",
+        "_record",
+        "_searched",
+        "_site",
+        "_stage",
+        "_store",
+    )
 
     def __init__(self, door: Door, store: CertificateStore | None, connection: Connection) -> None:
         self._door = door

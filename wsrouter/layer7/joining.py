@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -20,8 +19,8 @@ from wsrouter.backends.pool import BackendPool
 from wsrouter.errors import BackendError, DialError
 from wsrouter.layer7.site import HeaderRules, Request
 from wsrouter.policy.members import Member
-from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
+from wsrouter.relay.protocol import LegProtocol
 from wsrouter.wire.head import ResponseHead, final_response
 from wsrouter.wire.opening import Upgrade, check_refusal, verify_answer
 
@@ -37,12 +36,16 @@ class Asked(NamedTuple):
     subprotocol: str
 
 
-class Joining(TwistedProtocol, Waiter):
+class Joining(LegProtocol):
     """The way to a further backend, from the dial to its 101; the protocol on its leg until then.
 
     ``joined(leg, response, rest)`` or ``failed(reason, lasting)`` is called once, unless ``cancel`` comes before.
     ``lasting`` tells that the backend is well, but of no use to this session.
     """
+
+    #: For the compiler: what ``del`` may take away.
+    __deletable__ = ["_joined", "_failed"]
+    __slots__ = ("_asked", "_dial", "_failed", "_joined", "_key", "_leg", "_member", "_over", "_pool", "_received")
 
     def __init__(
         self,

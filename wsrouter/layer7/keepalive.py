@@ -66,6 +66,8 @@ class KeepAlive(Waiter):
     is that of the peer, or that of the one who has not let it be heard for too long.
     """
 
+    #: For the compiler: what ``del`` may take away.
+    __deletable__ = ["_dead", "_heard", "_into"]
     __slots__ = ("_beat", "_dead", "_heard", "_into", "_mask", "_pings", "_relay", "_sent", "_timeout")
 
     def __init__(

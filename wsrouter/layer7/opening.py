@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -29,8 +28,8 @@ from wsrouter.layer7.session import RelaySession
 from wsrouter.layer7.site import Request, Site
 from wsrouter.live.registry import Facts, Kind
 from wsrouter.policy.members import Member
-from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
+from wsrouter.relay.protocol import LegProtocol
 from wsrouter.wire.body import ChunkedBody, LengthBody
 from wsrouter.wire.forwarding import client_answer, response_fields
 from wsrouter.wire.head import ResponseHead, final_response
@@ -56,8 +55,26 @@ class Opener(Protocol):
         """No session: the backend's own answer broke off."""
 
 
-class Opening(TwistedProtocol, Waiter):
+class Opening(LegProtocol):
     """The protocol on a backend's leg until the backend has answered."""
+
+    __slots__ = (
+        "_affinity",
+        "_asked",
+        "_attempt",
+        "_body",
+        "_client",
+        "_leg",
+        "_member",
+        "_messages",
+        "_opener",
+        "_pool",
+        "_received",
+        "_request",
+        "_rules",
+        "_site",
+        "_upgrade",
+    )
 
     def __init__(self, site: Site, opener: Opener, client: Leg, request: Request, upgrade: Upgrade) -> None:
         self._site = site

@@ -7,7 +7,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.web import http
 from twisted.web.http_headers import Headers
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from wsrouter.layer7.quiet import Quiet
 
@@ -42,7 +42,6 @@ class ClientTransport(Protocol):
         ...
 
 
-@implementer(IPushProducer)
 class Valve:
     """Stands between the answer's producer and the client, and notices a client that takes nothing."""
 
@@ -74,6 +73,9 @@ class Valve:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.stopProducing()
+
+
+classImplements(Valve, IPushProducer)
 
 
 def answer_head(code: bytes, reason: bytes, headers: Headers, connection: bytes | None) -> bytes:

@@ -17,10 +17,9 @@ from functools import partial
 from typing import Protocol
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from wsrouter.config import values
 from wsrouter.config.values import Match
@@ -31,9 +30,9 @@ from wsrouter.layer7.site import Door as HttpDoor
 from wsrouter.layer7.termination import Termination
 from wsrouter.live.connection import Announced, Connection
 from wsrouter.policy.tunnels import TunnelTable
-from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.lease import Lease
 from wsrouter.relay.leg import Leg
+from wsrouter.relay.protocol import LegProtocol
 from wsrouter.sniff.proxy_protocol import read_header
 from wsrouter.sniff.sniffer import PREFETCH_LIMIT, alert, sniff
 from wsrouter.sniff.verdict import Http, Opaque, Tls, Verdict
@@ -73,11 +72,10 @@ class Stage(enum.Enum):
     OVER = "over"
 
 
-@implementer(IHalfCloseableProtocol)
-class Preamble(TwistedProtocol, Waiter):
+class Preamble(LegProtocol):
     """The protocol on a client's leg until there is a verdict."""
 
-    transport: Leg
+    __slots__ = ("_connection", "_door", "_limit", "_received", "_stage")
 
     def __init__(self, door: Door, connection: Connection) -> None:
         self._door = door
@@ -310,6 +308,9 @@ class Preamble(TwistedProtocol, Waiter):
         error, self._limit = self._limit, None
         if error is not None:
             self._tell("accept", error.reason)
+
+
+classImplements(Preamble, IHalfCloseableProtocol)
 
 
 def _end_courtesy(door: Door) -> None:

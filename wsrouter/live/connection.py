@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
@@ -39,7 +40,7 @@ class Connection:
     #: The listener's name.
     listener: str
     #: What that listener demanded when the connection came in; see ``Listener.epoch``.
-    epoch: object = None
+    epoch: Any = None
     #: The server name of the ClientHello, normalised; None without TLS or without one.
     sni: str | None = None
     #: TLS was ended at the router.

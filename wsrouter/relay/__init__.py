@@ -8,6 +8,7 @@ also be *coupled*, and from then on the bytes of one go to the other without pas
     acceptor    a listening socket on the relay
     leg         a plain connection (socket_facts: what it tells of its socket)
     tls         a connection with TLS on it (handshake included)
+    protocol    what is attached to a leg while its bytes have to be read
     pump        one direction of a coupling: raw bytes, or RFC 6455 frames
     policed     the same for frames that are held to rates and sizes, and for pings of the router's own
 """

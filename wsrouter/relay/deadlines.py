@@ -132,10 +132,13 @@ class Deadlines:
             self._call.cancel()
         self._called_for = self._order[0]
         delay = self._called_for * self._granularity - self._clock.seconds()
-        self._call = self._clock.callLater(max(0.0, delay), self._expire)
+        self._call = self._clock.callLater(max(0.0, delay), self._called)
+
+    def _called(self) -> None:
+        self._call = None
+        self._expire()
 
     def _expire(self) -> None:
-        self._call = None
         now = self._clock.seconds()
         self._recent.clear()  # no slice that is over may be asked for again
         # As in ``_schedule``: a quotient may be rounded to another side than a product, and the call would never end.

@@ -35,7 +35,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.loop import EPOLLERR, EPOLLIN, EPOLLOUT, Relay
@@ -88,7 +88,6 @@ class Home(Protocol):
         """One of them has ended."""
 
 
-@implementer(ITCPTransport, IConsumer, IPushProducer)
 class Leg(SocketFacts):
     """A plain connection.
 
@@ -551,6 +550,9 @@ class Leg(SocketFacts):
             self.relay.rewatch(self.fd, mask)
         else:
             self.relay.unwatch(self.fd)
+
+
+classImplements(Leg, ITCPTransport, IConsumer, IPushProducer)
 
 
 def _nothing() -> None:

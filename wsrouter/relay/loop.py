@@ -25,7 +25,7 @@ from typing import Protocol, cast
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from wsrouter.relay.deadlines import Deadlines
 
@@ -63,7 +63,6 @@ class Member(Protocol):
         """The relay stops: end at once."""
 
 
-@implementer(IReadDescriptor)
 class Relay:
     """Serves all legs of one process. ``start`` and ``stop`` bound its life; both run in the process that serves."""
 
@@ -225,6 +224,9 @@ class Relay:
             self._end_batch()
         finally:
             self._in_batch = False
+
+
+classImplements(Relay, IReadDescriptor)
 
 
 def _not_started(fd: int, events: int = 0) -> None:

@@ -29,23 +29,27 @@ class PolicyPump(FramePump):
     ``throttled`` says that reading is paused for a rate, whatever the sink does.
     """
 
+    #: For the compiler: what ``del`` may take away.
+    __deletable__ = ["_owner"]
     __slots__ = (
         "_inner_walk",
         "_insert",
         "_metered",
+        "_owner",
+        "_policy",
         "_rest",
         "_stopping",
         "_timer",
         "throttled",
     )
 
-    coupling: PolicyCoupling
-    walker: PolicyWalker
-
     def __init__(
         self, coupling: PolicyCoupling, source: Leg, sink: Leg, walker: PolicyWalker, meter: Meter | None = None
     ) -> None:
         super().__init__(coupling, source, sink, walker)
+        #: ``coupling`` and ``walker`` once more, as what they are here.
+        self._owner = coupling
+        self._policy = walker
         self.throttled = False
         self._metered = None if meter is None else MeteredWalk(walker, meter, source.relay.seconds)
         if self._metered is not None:
@@ -62,12 +66,12 @@ class PolicyPump(FramePump):
         """See FramePump.activity; answers to the router's own pings are none."""
         if data:
             return self.passed - self.walker.control_bytes
-        return self.bytes - self.walker.cut_bytes - len(self.walker.held)
+        return self.bytes - self._policy.cut_bytes - len(self._policy.held)
 
     @property
     def passed(self) -> int:
         """Bytes that were passed on so far."""
-        walker = self.walker
+        walker = self._policy
         return self.bytes - walker.cut_bytes - len(walker.held) - len(self._rest)
 
     @property
@@ -100,6 +104,7 @@ class PolicyPump(FramePump):
         self._rest = b""
         # Methods of this pump hold it in a cycle.
         self._walk = self._inner_walk = self.walker.walk
+        del self._owner
         super().dissolve()
 
     def resume(self) -> None:
@@ -124,7 +129,7 @@ class PolicyPump(FramePump):
         return passed
 
     def _event(self, data: bytes | bytearray, passed: int, end: int) -> None:
-        walker = self.walker
+        walker = self._policy
         while walker.close is None and walker.violation is None and not self._stopping:
             walker.event = False
             if self._insert and not walker.skip:
@@ -134,7 +139,7 @@ class PolicyPump(FramePump):
             rest = bytes(data[passed + walker.cut + len(walker.held) : end])
             if walker.cut:
                 walker.cut = 0
-                self.coupling.ping_answered(self)
+                self._owner.ping_answered(self)
             if walker.starved:
                 walker.starved = False
                 self._used_up(rest)
@@ -171,7 +176,7 @@ class PolicyPump(FramePump):
 
     def _relax(self) -> None:
         """No policy holds any more: the session is ending."""
-        self.walker.relax()
+        self._policy.relax()
         self._metered = None
         self._insert = b""
         self._walk = self._inner_walk = self.walker.walk

@@ -28,6 +28,8 @@ class Coupling(Coupled, Protocol):
 class Pump:
     """Relays bytes as they are."""
 
+    #: For the compiler: what ``del`` may take away.
+    __deletable__ = ["coupling", "source", "sink"]
     __slots__ = ("_receive", "_send", "bytes", "coupling", "failure", "paused", "sink", "source")
 
     def __init__(self, coupling: Coupling, source: Leg, sink: Leg) -> None:

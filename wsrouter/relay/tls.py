@@ -12,7 +12,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from socket import SocketType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 
@@ -76,7 +76,8 @@ class TlsLeg(Leg):
         )
         # The relay learns of the leg only now: OpenSSL refuses some names.
         super().__init__(relay, sock, peername)
-        self._plain_read = self.tls.read
+        # The types of ``read`` do not know that it returns a number when it is given a buffer.
+        self._plain_read: Callable[[int, bytearray], int] = cast(Any, self.tls.read)
         self._buffered = False
         #: OpenSSL was given more than made up the last plaintext: perhaps the beginning of a record.
         self._begun = False
@@ -203,7 +204,7 @@ class TlsLeg(Leg):
         self._begun = False
         if self._outgoing.pending:
             self._flush_outgoing()
-        return size  # type: ignore[return-value]
+        return size
 
     def _read_for_pump(self) -> None:
         pump = self._outward

@@ -51,14 +51,14 @@ _FRESH_DEFLATE = _kinds(
     {byte | rsv1: kind for byte, kind in enumerate(_FRESH_PLAIN) if kind in (WHOLE, FIRST) for rsv1 in (0, 0x40)}
 )
 FRAGMENTED = _kinds({0x80: LAST, 0x00: MORE})
-_ENDED = (REFUSED,) * 256
+_ENDED = tuple([REFUSED] * 256)
 
 _SIZES_MASKED = _sizes(True)
 _SIZES_PLAIN = _sizes(False)
 
 
 #: No size is told by the second byte.
-NO_SIZES = (LONG,) * 256
+NO_SIZES = tuple([LONG] * 256)
 
 
 class FrameWalker:

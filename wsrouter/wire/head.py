@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import httptools
 
@@ -45,54 +45,34 @@ _LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r[^\n]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
-class _Request(NamedTuple):
-    #: HTTP/1.minor: 0 or 1.
-    minor: int
-    #: Every field line in the order it came.
-    fields: tuple[Field, ...]
-    #: The same lines as they may be sent on: ``Name: value``.
-    lines: tuple[bytes, ...]
-    #: The values of each name in the order they came; not to be changed.
-    values: dict[bytes, list[bytes]]
-    #: The tokens of Connection in lower case.
-    connection: tuple[bytes, ...]
-    content_length: int | None
-    #: The body comes in the chunked coding.
-    chunked: bool
-    method: str
-    #: The request target as it came; ``parse_target`` reads it.
-    target: bytes
-    #: The authority of an absolute-form target, else the Host field, as it came; empty only on HTTP/1.0.
-    host: str
-    #: The tokens of Upgrade in lower case; empty unless Connection names upgrade on HTTP/1.1 (RFC 9110 7.8).
-    upgrades: tuple[bytes, ...]
-
-
-class _Response(NamedTuple):
-    # The first seven as in a request.
-    minor: int
-    fields: tuple[Field, ...]
-    lines: tuple[bytes, ...]
-    values: dict[bytes, list[bytes]]
-    connection: tuple[bytes, ...]
-    content_length: int | None
-    chunked: bool
-    status: int
-    #: The reason phrase as it came, perhaps empty.
-    reason: bytes
-
-
 class Head:
-    """What requests and responses offer alike; names are asked for in lower case.
+    """What requests and responses offer alike; names are asked for in lower case. Not to be changed."""
 
-    Heads are made for every session, and named tuples are made in a quarter of a frozen dataclass's time.
-    """
+    __slots__ = ("chunked", "connection", "content_length", "fields", "lines", "minor", "values")
 
-    __slots__ = ()
-
-    minor: int
-    values: dict[bytes, list[bytes]]
-    connection: tuple[bytes, ...]
+    def __init__(
+        self,
+        minor: int,
+        fields: tuple[Field, ...],
+        lines: tuple[bytes, ...],
+        values: dict[bytes, list[bytes]],
+        connection: tuple[bytes, ...],
+        content_length: int | None,
+        chunked: bool,
+    ) -> None:
+        #: HTTP/1.minor: 0 or 1.
+        self.minor = minor
+        #: Every field line in the order it came.
+        self.fields = fields
+        #: The same lines as they may be sent on: ``Name: value``.
+        self.lines = lines
+        #: The values of each name in the order they came.
+        self.values = values
+        #: The tokens of Connection in lower case.
+        self.connection = connection
+        self.content_length = content_length
+        #: The body comes in the chunked coding.
+        self.chunked = chunked
 
     def all(self, name: bytes) -> list[bytes]:
         """Every value of a field; empty where it is absent."""
@@ -111,10 +91,18 @@ class Head:
         return self.minor == 1 or b"keep-alive" in self.connection
 
 
-class RequestHead(_Request, Head):
+class RequestHead(Head):
     """One request's head."""
 
-    __slots__ = ()
+    __slots__ = ("host", "method", "target", "upgrades")
+
+    method: str
+    #: The request target as it came; ``parse_target`` reads it.
+    target: bytes
+    #: The authority of an absolute-form target, else the Host field, as it came; empty only on HTTP/1.0.
+    host: str
+    #: The tokens of Upgrade in lower case; empty unless Connection names upgrade on HTTP/1.1 (RFC 9110 7.8).
+    upgrades: tuple[bytes, ...]
 
     @property
     def expects_continue(self) -> bool:
@@ -122,10 +110,14 @@ class RequestHead(_Request, Head):
         return self.minor == 1 and any(value.lower() == b"100-continue" for value in self.all(b"expect"))
 
 
-class ResponseHead(_Response, Head):
+class ResponseHead(Head):
     """One response's head."""
 
-    __slots__ = ()
+    __slots__ = ("reason", "status")
+
+    status: int
+    #: The reason phrase as it came, perhaps empty.
+    reason: bytes
 
 
 def cut_head(data: bytes | bytearray, start: int = 0) -> int | None:
@@ -176,50 +168,52 @@ def final_response(data: bytes, start: int = 0) -> tuple[ResponseHead | None, by
     return None, data
 
 
-def parse_request(head: bytes) -> RequestHead:
+def parse_request(raw: bytes) -> RequestHead:
     """One whole request head, its blank line included, as ``cut_head`` found it.
 
     Raises HttpError: 400 for what is malformed or ambiguous, 414 and 431 for what is over a limit, 501 for
     a transfer coding other than chunked, 505 for a version other than HTTP/1.0 and 1.1. Sources: RFC 9112
     2.2, 3, 3.2, 5, 6.1, 6.3.
     """
-    line = _REQUEST_LINE.match(head)
+    line = _REQUEST_LINE.match(raw)
     if line is None:
-        raise _request_line_error(head)
-    if len(head) > LINE_LIMIT:
-        _check_lines(head, len(head), whole=True)
-    fields, lines, values = _parse_fields(head, line.end() - 2, httptools.HttpRequestParser, b"GET / HTTP/1.1")
+        raise _request_line_error(raw)
+    if len(raw) > LINE_LIMIT:
+        _check_lines(raw, len(raw), whole=True)
+    fields, lines, values = _parse_fields(raw, line.end() - 2, httptools.HttpRequestParser, b"GET / HTTP/1.1")
     method, target, digit = line.groups()
     minor = 1 if digit == b"1" else 0
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
     length, chunked = _framing(minor, values)
     host = _host(minor, target, values.get(b"host"))
     upgrades = tokens(values[b"upgrade"]) if minor and b"upgrade" in connection and b"upgrade" in values else ()
-    facts = (minor, fields, lines, values, connection, length, chunked, method.decode("ascii"), target, host, upgrades)
-    return new(RequestHead, facts)
+    head = RequestHead(minor, fields, lines, values, connection, length, chunked)
+    head.method, head.target, head.host, head.upgrades = method.decode("ascii"), target, host, upgrades
+    return head
 
 
-def parse_response(head: bytes) -> ResponseHead:
+def parse_response(raw: bytes) -> ResponseHead:
     """One whole response head, its blank line included, as ``cut_response`` found it.
 
     A 1xx is a head like any other. Raises BackendError with status 502 for what is malformed, ambiguous or
     over a limit. Sources: RFC 9112 4, 5, 6.
     """
-    line = _STATUS_LINE.match(head)
+    line = _STATUS_LINE.match(raw)
     if line is None:
         raise BackendError(502, "the backend's answer: malformed status line")
     digit, status, reason = line.groups()
     minor = 1 if digit == b"1" else 0
     try:
-        if len(head) > LINE_LIMIT:
-            _check_lines(head, len(head), whole=True)
-        fields, lines, values = _parse_fields(head, line.end() - 2, httptools.HttpResponseParser, b"HTTP/1.1 200 OK")
+        if len(raw) > LINE_LIMIT:
+            _check_lines(raw, len(raw), whole=True)
+        fields, lines, values = _parse_fields(raw, line.end() - 2, httptools.HttpResponseParser, b"HTTP/1.1 200 OK")
         length, chunked = _framing(minor, values)
     except HttpError as error:
         raise BackendError(502, f"the backend's answer: {error.reason}") from None
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
-    facts = (minor, fields, lines, values, connection, length, chunked, int(status), reason or b"")
-    return new(ResponseHead, facts)
+    head = ResponseHead(minor, fields, lines, values, connection, length, chunked)
+    head.status, head.reason = int(status), reason or b""
+    return head
 
 
 def tokens(values: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -265,9 +259,9 @@ def _parse_fields(
     if b"" in values:
         if b"" in lines:
             raise HttpError(400, "not one whole head")
-        unknown = [line for line, entry in zip(lines, entries, strict=True) if entry is _UNJUDGED]
+        unknown = [line for line, entry in zip(lines, entries, strict=True) if not entry[2]]
         judged = iter(_judge(unknown, parser, start_line))
-        fields, pairs, forms = zip(*[next(judged) if entry is _UNJUDGED else entry for entry in entries], strict=True)
+        fields, pairs, forms = zip(*[entry if entry[2] else next(judged) for entry in entries], strict=True)
         values = dict(pairs)
     if len(values) != len(fields):
         values = {}
@@ -279,7 +273,7 @@ def _parse_fields(
 #: A line's field, its name in lower case with the list of its one value (shared, and never changed), and the line in
 #: the form that it is sent on in.
 _Entry: TypeAlias = tuple[Field, tuple[bytes, list[bytes]], bytes]
-#: Stands for a line that llhttp is to judge; no field has an empty name.
+#: Stands for a line that llhttp is to judge; no field has an empty name, and no line is empty.
 _UNJUDGED: _Entry = ((b"", b"", b""), (b"", []), b"")
 
 
