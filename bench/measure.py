@@ -48,10 +48,11 @@ class Place:
     def load(self, mode: str, **options: object) -> dict[str, Any]:
         """Run the load generator against the proxy. Raises BenchError when anything meets a fault."""
         waited, since = waited_ns(self.proxy.pids), time.monotonic_ns()
-        options = {"warm": self.settings.warm, "seconds": self.settings.seconds} | options
+        settings = self.settings
+        options = {"warm": settings.warm, "seconds": settings.seconds, "patience": settings.patience} | options
         result = self.generator.run(mode, **self.ends, pids=",".join(map(str, self.proxy.pids)), **options)
         if result["stuck"]:
-            raise BenchError(f"{result['stuck']} sessions made no progress for 2 s")
+            raise BenchError(f"{result['stuck']} sessions made no progress for {settings.patience:g} s")
         if self.proxy.pids:
             if not result["proxy_cpu_ns"]:
                 raise BenchError("the proxy has used no CPU: its processes are not those that do the work")
@@ -152,7 +153,7 @@ def idle(place: Place) -> Reading:
     before, sockets, kernel = resident_kb(pids), socket_kb(), kernel_kb()
     reading: Reading = {"base_kb": before} if pids else {}
     for count in place.settings.idle:
-        with place.generator.holding(**place.ends, size=size, connections=count):
+        with place.generator.holding(**place.ends, size=size, connections=count, patience=place.settings.patience):
             time.sleep(SETTLE)
             reading[f"sockets_kb.{count}"] = (socket_kb() - sockets) / count
             reading[f"kernel_kb.{count}"] = (kernel_kb() - kernel) / count

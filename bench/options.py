@@ -109,6 +109,7 @@ def _add_sizes(group: argparse._ArgumentGroup) -> None:
         ("slow_bytes", count, "slow: bytes that their backends push in all"),
         ("slow_rate", count, "slow: bytes a second that each reads"),
         ("slow_seconds", seconds, "slow: length of the window"),
+        ("patience", seconds, "longest that a session may wait for an echo; ten times that for the start of a proxy"),
     ):
         default = next(one.default for one in dataclasses.fields(Settings) if one.name == name)
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else f"{default:g}"

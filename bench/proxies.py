@@ -22,7 +22,6 @@ from bench.generator import BenchError, started
 from bench.settings import Settings
 from bench.setups import PROTOCOLS, TUNNEL, Contender, Setup
 
-START_TIMEOUT = 20.0
 SETTLE = 0.5
 """Seconds for what a process still does after it began to listen, or after sessions were opened."""
 
@@ -60,7 +59,7 @@ def running(contender: Contender, work: str, settings: Settings, folder: Path) -
         return
     log = folder / f"{contender.name}.log"
     with log.open("wb") as output, started(command, settings.proxy_cpu, output) as process:
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + 10 * settings.patience
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 what = "does not listen" if process.returncode is None else f"ended with {process.returncode}"

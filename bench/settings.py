@@ -34,6 +34,7 @@ class Settings:
     slow_bytes: int = 1_000_000_000
     slow_rate: int = 1000
     slow_seconds: float = 10.0
+    patience: float = 2.0
 
     def most_sessions(self) -> int:
         """The most that live at once: of a storm, the old ones may still be there when the new ones come."""

@@ -19,11 +19,11 @@ static struct {
     enum protocol protocol;
     int connect_port, backend_port, connections, resting, bulks;
     size_t size, bulk_bytes, slow;
-    double warm, seconds, rate;
+    double warm, seconds, rate, patience;
     bool resume;
     int pid_count;
     pid_t pids[MAX_PIDS];
-} opt = {.connections = 100, .size = 125, .warm = 0.5, .seconds = 3};
+} opt = {.connections = 100, .size = 125, .warm = 0.5, .seconds = 3, .patience = 2};
 
 struct conn {
     int fd;

@@ -16,7 +16,8 @@
  *
  * Protocols: tcp (bytes are echoed), ws (RFC 6455), wss (TLS towards the proxy; the backend speaks plain ws).
  * The last line on stdout is a JSON object with the results. Any fault ends the run with a message and exit code 1:
- * a number that was measured across errors is worth nothing. In a storm, a refusal is counted instead.
+ * a number that was measured across errors is worth nothing. So does five times --patience without any progress; a session
+ * that has waited longer than --patience at the window's end is told as stuck. In a storm, a refusal is counted instead.
  *
  * This is one unit of translation; each header is one part of it:
  *   common.h  options, a connection, faults    parts.h   arithmetic of the protocol, latencies
@@ -223,7 +224,7 @@ static void close_window(void)
     load_waited = waited_ns() - load_waited;
     sockets_kb = socket_kb();
     for (struct conn *c = clients; c; c = c->next)
-        stuck += c->busy && window_end - c->since > 2000000000;
+        stuck += c->busy && (double)(window_end - c->since) > opt.patience * 1e9;
 }
 
 enum { LEAST = 20 };
@@ -273,8 +274,8 @@ static void print_result(void)
 static bool tick(void)
 {
     int64_t now = now_ns();
-    if (phase != HOLD && now - last_progress > 10000000000)
-        fail("nothing moved for 10 s (%ld sessions were opened)", opened);
+    if (phase != HOLD && (double)(now - last_progress) > 5 * opt.patience * 1e9)
+        fail("nothing moved for %g s (%ld sessions were opened)", 5 * opt.patience, opened);
     if (phase == SETUP && held == setup_total && opt.mode == IDLE) {
         phase = HOLD;
         printf("{\"ready\": %ld}\n", held);
@@ -370,7 +371,7 @@ static void read_options(int argc, char **argv)
         {"protocol", 1, 0, 'p'}, {"connect", 1, 0, 'c'}, {"backend", 1, 0, 'b'}, {"connections", 1, 0, 'n'},
         {"size", 1, 0, 's'},     {"warm", 1, 0, 'w'},    {"seconds", 1, 0, 't'}, {"pids", 1, 0, 'P'},
         {"resume", 0, 0, 'r'},   {"rate", 1, 0, 'R'},    {"resting", 1, 0, 'i'}, {"bulks", 1, 0, 'B'},
-        {"bulk-bytes", 1, 0, 'y'}, {"slow", 1, 0, 'l'},  {0, 0, 0, 0}};
+        {"bulk-bytes", 1, 0, 'y'}, {"slow", 1, 0, 'l'},  {"patience", 1, 0, 'a'}, {0, 0, 0, 0}};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
         case 'p': opt.protocol = (enum protocol)choice(optarg, protocols); break;
@@ -386,6 +387,7 @@ static void read_options(int argc, char **argv)
         case 'B': opt.bulks = atoi(optarg); break;
         case 'y': opt.bulk_bytes = (size_t)atol(optarg); break;
         case 'l': opt.slow = (size_t)atol(optarg); break;
+        case 'a': opt.patience = atof(optarg); break;
         case 'P':
             for (char *p = strtok(optarg, ","); p && opt.pid_count < MAX_PIDS; p = strtok(NULL, ","))
                 opt.pids[opt.pid_count++] = atoi(p);
@@ -396,7 +398,7 @@ static void read_options(int argc, char **argv)
     if (optind != argc - 1 || !opt.connect_port || !opt.backend_port || opt.connections < 1 || !opt.size)
         fail("usage: load roundtrip|open|idle|storm --protocol tcp|ws|wss --connect PORT --backend PORT "
              "[--connections N] [--size BYTES] [--warm S] [--seconds S] [--pids PID,...] [--resume] "
-             "[--rate MESSAGES/S] [--resting N] [--bulks N --bulk-bytes BYTES [--slow BYTES/S]]");
+             "[--rate MESSAGES/S] [--resting N] [--bulks N --bulk-bytes BYTES [--slow BYTES/S]] [--patience S]");
     opt.mode = (enum mode)choice(argv[optind], modes);
     if (opt.rate < 0 || opt.resting < 0 || opt.bulks < 0 || !opt.bulks != !opt.bulk_bytes || (opt.slow && !opt.bulks))
         fail("--rate and --resting cannot be below zero; --bulks and --bulk-bytes go together, --slow with them");

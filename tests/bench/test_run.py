@@ -22,7 +22,7 @@ TOP = Path(__file__).parents[2]
 SMALL = (
     *("--seconds=0.1", "--warm=0.02", "--rounds=1", "--connections=4", "--opening=4", "--idle=5,20"),
     *("--rate=200", "--rate-seconds=0.2", "--crowd=30", "--live=2,20", "--storm=30", "--storm-seconds=0.1"),
-    *("--chatty=4", "--transfer=3000000", "--slow=4", "--slow-bytes=4000000", "--slow-seconds=1.1"),
+    *("--chatty=4", "--transfer=3000000", "--slow=4", "--slow-bytes=4000000", "--slow-seconds=1.1", "--patience=20"),
 )
 
 
