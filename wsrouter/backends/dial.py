@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from socket import SocketType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from twisted.python.failure import Failure
 
@@ -20,7 +20,7 @@ from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import EPOLLOUT, Relay
 from wsrouter.relay.tls import TlsLeg
 
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 Connected = Callable[[Leg], None]
 Failed = Callable[[DialError], None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
-from typing import cast
+from typing import Final, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
@@ -32,10 +32,10 @@ from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 
 #: In these states a backend is gone for its live sessions, too; one ejected for failed openings may still serve those.
-_GONE = frozenset((State.DOWN, State.OFF))
+_GONE: Final = frozenset((State.DOWN, State.OFF))
 
 #: How often at most a retired pool looks whether anybody needs it still, in seconds.
-SHORTEST_LOOK = 0.1
+SHORTEST_LOOK: Final = 0.1
 
 
 class BackendPool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config.values import BalanceKey, KeySource
@@ -43,7 +43,7 @@ class ClientEnd(Protocol):
         """The router's own address there, as Twisted has it."""
 
 
-_NONE = Affinity()
+_NONE: Final = Affinity()
 
 
 def affinity_of(pool: BackendPool, request: Request, client: ClientEnd) -> Affinity:

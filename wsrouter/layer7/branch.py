@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import classImplements
@@ -31,9 +31,9 @@ from wsrouter.wire.head import ResponseHead
 from wsrouter.wire.opening import granted_to_us
 
 #: Bytes of messages that may wait for one backend; the message that exceeds them waits, too.
-QUEUE = 64 * 1024
+QUEUE: Final = 64 * 1024
 #: What a message is counted with beyond its payload: empty ones take memory as well.
-OVERHEAD = 64
+OVERHEAD: Final = 64
 
 
 class Outgoing(NamedTuple):

@@ -12,6 +12,7 @@ be a request.
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
@@ -37,7 +38,7 @@ from wsrouter.wire.opening import Upgrade, check_upgrade, wants_websocket
 from wsrouter.wire.target import parse_target
 
 #: Frames that may come early, before the backend has agreed, in bytes; then the client is paused.
-EARLY_LIMIT = 64 * 1024
+EARLY_LIMIT: Final = 64 * 1024
 
 _UPGRADE_REQUIRED = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Version", b"13"))
 

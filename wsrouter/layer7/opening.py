@@ -11,7 +11,7 @@ backend has answered, or has kept silent for the whole ``handshake_timeout``, it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import connectionDone
@@ -36,7 +36,7 @@ from wsrouter.wire.head import ResponseHead, final_response
 from wsrouter.wire.opening import Accepted, Upgrade, check_refusal, granted_to_us, verify_answer
 
 #: The longest pause within the body of a backend's refusal, in seconds.
-REFUSAL_SILENCE = 60.0
+REFUSAL_SILENCE: Final = 60.0
 
 
 class Opener(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.web import http
@@ -11,7 +11,7 @@ from zope.interface import classImplements
 
 from wsrouter.layer7.quiet import Quiet
 
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"upgrade"))
+_HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"upgrade"))
 
 
 class ClientTransport(Protocol):

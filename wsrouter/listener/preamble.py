@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
@@ -39,16 +39,16 @@ from wsrouter.sniff.verdict import Http, Opaque, Tls, Verdict
 from wsrouter.wire.answer import answer
 
 #: The first byte of a ClientHello's record (RFC 8446 5.1).
-TLS_HANDSHAKE = 0x16
+TLS_HANDSHAKE: Final = 0x16
 
 # TLS alerts (RFC 8446 6.2, RFC 6066 3).
-HANDSHAKE_FAILURE = 40
-MISSING_EXTENSION = 109
-UNRECOGNIZED_NAME = 112
+HANDSHAKE_FAILURE: Final = 40
+MISSING_EXTENSION: Final = 109
+UNRECOGNIZED_NAME: Final = 112
 
 #: How many connections over a limit are listened to at a time, for each listener, and how long, in seconds.
-COURTESIES = 64
-COURTESY = 1.0
+COURTESIES: Final = 64
+COURTESY: Final = 1.0
 
 
 class Door(HttpDoor, Protocol):

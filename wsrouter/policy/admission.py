@@ -11,6 +11,7 @@ later, with the time to wait.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from wsrouter.config.values import Listener, Rate
 from wsrouter.errors import HttpError
@@ -18,9 +19,9 @@ from wsrouter.policy.limits import ConnectionCounter, RateLimiter, client_key
 from wsrouter.policy.networks import UNIX, Access, Networks
 
 #: How often the log is told of one address that is turned away: a flood must not become a flood of lines.
-_TOLD = Rate(1 / 60, 1)
+_TOLD: Final = Rate(1 / 60, 1)
 #: How many such addresses are remembered.
-_TOLD_OF = 10_000
+_TOLD_OF: Final = 10_000
 
 
 class Admission:

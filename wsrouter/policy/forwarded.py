@@ -18,33 +18,33 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from wsrouter.policy.networks import LONGEST_ADDRESS, Networks, believed, canonical
 
 Scheme: TypeAlias = Literal["http", "https"]
 
 #: The most proxies that are walked past.
-MAX_HOPS = 32
+MAX_HOPS: Final = 32
 
 #: What a Host may be; the same as for the Host field itself (``wire.target.AUTHORITY``).
-HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 #: Some proxies (Traefik) name the schemes of WebSockets.
 _SCHEMES: dict[bytes, Scheme] = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
 #: An address, perhaps with a port: IPv6 in brackets, IPv4, or IPv6 without brackets and then without a port.
-_NODE = re.compile(
+_NODE: Final = re.compile(
     rb"(?:\[(?P<six>[0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9]{1,5})?"
     rb"|(?P<bare>[0-9A-Fa-f]*:[0-9A-Fa-f:.]+)"
 )
 #: One parameter of an element of Forwarded, or none (RFC 7239 4). Some write addresses without quotes, or blanks around
 #: the semicolon: both are harmless.
-_PARAMETER = re.compile(
+_PARAMETER: Final = re.compile(
     rb"[ \t]*(?:(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]+)="
     rb"(?:(?P<token>[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+)|\"(?P<quoted>(?:[^\"\\]|\\.)*)\")[ \t]*)?(?:;|\Z)",
     re.DOTALL,
 )
-_PORT = re.compile(rb"[0-9]{1,5}")
-_QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
+_PORT: Final = re.compile(rb"[0-9]{1,5}")
+_QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

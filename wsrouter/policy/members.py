@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from wsrouter.config.values import Backend
 
 #: Stands for no limit of sessions.
-UNLIMITED = 1 << 62
+UNLIMITED: Final = 1 << 62
 
 
 class Member:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 #: Stands in a list of allowed origins for the request's own.
-SAME = "same"
+SAME: Final = "same"
 
-_DEFAULT_PORTS = {"http:": ":80", "https:": ":443"}
+_DEFAULT_PORTS: Final = {"http:": ":80", "https:": ":443"}
 
 
 def origin_allowed(origins: tuple[str, ...] | None, origin: list[bytes], scheme: str, authority: str) -> bool:

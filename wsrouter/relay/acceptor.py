@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 from socket import SOCK_STREAM, SocketType
+from typing import Final
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,13 +22,13 @@ from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import EPOLLIN, Relay
 
 #: Connections accepted for one event, before other members get their turn.
-BATCH = 32
+BATCH: Final = 32
 #: How long accepting pauses when descriptors or memory are used up, in seconds.
-PAUSE = 0.25
+PAUSE: Final = 0.25
 #: How often the log is told of pauses, in seconds.
-SAY = 60.0
+SAY: Final = 60.0
 
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _log = Logger()
 

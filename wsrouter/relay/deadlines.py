@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 #: The width of a slice, in seconds.
-GRANULARITY = 0.05
+GRANULARITY: Final = 0.05
 
 #: How many lengths of time are kept at hand. Most are of the configuration, and few.
-RECENT = 64
+RECENT: Final = 64
 
 _log = Logger()
 

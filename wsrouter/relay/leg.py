@@ -24,7 +24,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from socket import SocketType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
@@ -45,19 +45,19 @@ if TYPE_CHECKING:
     from wsrouter.relay.pump import Pump
 
 #: One read, and so the most that a slow reader makes the router keep for it.
-BUFFER_SIZE = 64 * 1024
+BUFFER_SIZE: Final = 64 * 1024
 #: Every read of this process goes through this buffer. A reader must be done with it before it returns.
-BUFFER = bytearray(BUFFER_SIZE)
-VIEW = memoryview(BUFFER)
+BUFFER: Final = bytearray(BUFFER_SIZE)
+VIEW: Final = memoryview(BUFFER)
 
 #: How long a closed leg drops what its peer still sends, in seconds.
-LINGER = 2.0
+LINGER: Final = 2.0
 #: How long a closing leg waits for its peer to take what is pending, in seconds.
-FLUSH = 60.0
+FLUSH: Final = 60.0
 
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
-DONE = Failure(ConnectionDone())  # type: ignore[no-untyped-call]
+DONE: Final = Failure(ConnectionDone())  # type: ignore[no-untyped-call]
 
 
 class State(enum.Enum):
@@ -71,7 +71,10 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-OPEN, FLUSHING, LINGERING, CLOSED = State.OPEN, State.FLUSHING, State.LINGERING, State.CLOSED
+OPEN: Final = State.OPEN
+FLUSHING: Final = State.FLUSHING
+LINGERING: Final = State.LINGERING
+CLOSED: Final = State.CLOSED
 
 
 class Coupled(Protocol):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from socket import SocketType
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
@@ -29,19 +29,19 @@ from zope.interface import classImplements
 
 from wsrouter.relay.deadlines import Deadlines
 
-EPOLLIN = select.EPOLLIN
-EPOLLOUT = select.EPOLLOUT
-EPOLLERR = select.EPOLLERR
+EPOLLIN: Final = select.EPOLLIN
+EPOLLOUT: Final = select.EPOLLOUT
+EPOLLERR: Final = select.EPOLLERR
 
 #: Events fetched at once, and how often, before the reactor gets its turn again.
-BATCH = 64
-ROUNDS = 8
+BATCH: Final = 64
+ROUNDS: Final = 8
 
 #: The longest turn in seconds, looked at between batches: some reads cost far more than others.
-TURN = 0.02
+TURN: Final = 0.02
 
 #: TLS handshake steps a turn: one costs as much as about thirty relayed messages.
-HEAVY_STEPS = 24
+HEAVY_STEPS: Final = 24
 
 _log = Logger()
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from wsrouter.policy.limits import TokenBucket
 from wsrouter.wire.close import POLICY
 from wsrouter.wire.policed import PolicyWalker
 
 #: Who waits for bytes waits for as many as come in this time, in seconds: for fewer it is not worth to wake up.
-_MOUTHFUL = 0.25
+_MOUTHFUL: Final = 0.25
 #: But for no fewer than these, which hold any header and any control frame.
-_LEAST = 256
+_LEAST: Final = 256
 #: The smallest frame of a client, in bytes.
-_SMALLEST = 6
+_SMALLEST: Final = 6
 
 
 @dataclass(slots=True)

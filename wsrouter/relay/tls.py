@@ -12,7 +12,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from socket import SocketType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from wsrouter.relay.pump import Pump
 
 #: Ciphertext is read in pieces of two records: a BIO keeps the room that it once needed.
-_CIPHER = bytearray(33 * 1024)
-_CIPHER_VIEW = memoryview(_CIPHER)
+_CIPHER: Final = bytearray(33 * 1024)
+_CIPHER_VIEW: Final = memoryview(_CIPHER)
 #: How much OpenSSL may have to say to a peer that does not read, in bytes.
-OWED_LIMIT = 16 * 1024
+OWED_LIMIT: Final = 16 * 1024
 
 
 def reason_of(error: Exception) -> str:

@@ -15,36 +15,37 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Final
 
 from wsrouter.errors import SniffError
 from wsrouter.sniff.verdict import Tls
 
 #: The longest ClientHello taken, in bytes with its 4-byte header. With post-quantum key shares they are about 2 KiB.
-MAX_CLIENT_HELLO = 16 * 1024
+MAX_CLIENT_HELLO: Final = 16 * 1024
 #: The most records that a ClientHello may come in; honest ones come in one to five.
-MAX_RECORDS = 128
+MAX_RECORDS: Final = 128
 
 # Alert descriptions (RFC 8446 section 6).
-UNEXPECTED_MESSAGE = 10
-RECORD_OVERFLOW = 22
-ILLEGAL_PARAMETER = 47
-DECODE_ERROR = 50
-PROTOCOL_VERSION = 70
+UNEXPECTED_MESSAGE: Final = 10
+RECORD_OVERFLOW: Final = 22
+ILLEGAL_PARAMETER: Final = 47
+DECODE_ERROR: Final = 50
+PROTOCOL_VERSION: Final = 70
 
-_HANDSHAKE_RECORD = 22
-_CLIENT_HELLO = 1
-_MAX_FRAGMENT = 1 << 14
-_RECORD_HEADER = 5
-_MESSAGE_HEADER = 4
+_HANDSHAKE_RECORD: Final = 22
+_CLIENT_HELLO: Final = 1
+_MAX_FRAGMENT: Final = 1 << 14
+_RECORD_HEADER: Final = 5
+_MESSAGE_HEADER: Final = 4
 # Version, random, and the shortest session id, cipher suites and compression methods.
-_SHORTEST_BODY = 2 + 32 + 1 + 4 + 2
+_SHORTEST_BODY: Final = 2 + 32 + 1 + 4 + 2
 
-_SERVER_NAME = 0
-_ALPN = 16
-_HOST_NAME = 0
+_SERVER_NAME: Final = 0
+_ALPN: Final = 16
+_HOST_NAME: Final = 0
 
-_HOST = re.compile(rb"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
-_IPV4 = re.compile(rb"\d+(?:\.\d+){3}\.?")
+_HOST: Final = re.compile(rb"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+_IPV4: Final = re.compile(rb"\d+(?:\.\d+){3}\.?")
 
 
 def read_client_hello(data: bytes | bytearray) -> Tls | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from wsrouter.errors import SniffError
 from wsrouter.policy.networks import IPV6, canonical, text_of
@@ -30,23 +31,23 @@ from wsrouter.wire.proxy_header import (
 )
 
 #: The longest line of version 1, its CRLF included (section 2.1).
-MAX_V1 = 107
+MAX_V1: Final = 107
 #: The longest header of version 2 that is taken, in bytes: the protocol allows 64 KiB, real ones have some hundred.
-MAX_V2 = V2_FIXED + 4 * 1024
+MAX_V2: Final = V2_FIXED + 4 * 1024
 
-_V6 = rb"([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)"
-_LINE = re.compile(
+_V6: Final = rb"([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)"
+_LINE: Final = re.compile(
     rb"PROXY TCP(?:4 ([0-9.]+) ([0-9.]+)|6 " + _V6 + rb" " + _V6 + rb")"
     rb" (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
 )
-_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: .*)?", re.DOTALL)
+_UNKNOWN: Final = re.compile(rb"PROXY UNKNOWN(?: .*)?", re.DOTALL)
 
 # Version 2: the highest four bits of a byte, and the lowest.
-_VERSION = 0x20
+_VERSION: Final = 0x20
 _LOCAL, _PROXY = 0, 1
 _INET, _INET6, _UNIX = 1, 2, 3
 #: How many bytes the addresses of a family take; of an unspecified one nothing is known.
-_ADDRESSES = {_INET: 12, _INET6: 36, _UNIX: 216}
+_ADDRESSES: Final = {_INET: 12, _INET6: 36, _UNIX: 216}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Header:
     tlvs: tuple[Tlv, ...] = ()
 
 
-_NOTHING = Header()
+_NOTHING: Final = Header()
 
 
 def read_header(data: bytes | bytearray) -> tuple[Header, int] | None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 #: An unknown method's request line ends within so many bytes, its CRLF included, or is none.
-MAX_REQUEST_LINE = 8 * 1024
+MAX_REQUEST_LINE: Final = 8 * 1024
 
 _KNOWN = tuple(
     f"{method} ".encode() for method in ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT")
 )
 
 # Possessive: what is matched is never given back, so a long line is walked once.
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_TARGET = rb"[\x21-\x7e\x80-\xff]++"
-_LINE = re.compile(_TOKEN + rb" " + _TARGET + rb" HTTP/1\.[0-9]\r\n")
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TARGET: Final = rb"[\x21-\x7e\x80-\xff]++"
+_LINE: Final = re.compile(_TOKEN + rb" " + _TARGET + rb" HTTP/1\.[0-9]\r\n")
 
 
 def _any_beginning(pieces: list[bytes]) -> re.Pattern[bytes]:
@@ -25,7 +26,7 @@ def _any_beginning(pieces: list[bytes]) -> re.Pattern[bytes]:
     return re.compile(pattern)
 
 
-_BEGINNING = _any_beginning(
+_BEGINNING: Final = _any_beginning(
     [_TOKEN, rb" ", _TARGET, rb" ", *(re.escape(b"HTTP/1."[at : at + 1]) for at in range(7)), rb"[0-9]", rb"\r"]
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from wsrouter.errors import SniffError
 from wsrouter.sniff.client_hello import ILLEGAL_PARAMETER, MAX_CLIENT_HELLO, read_client_hello
 from wsrouter.sniff.request_line import is_request_line
@@ -9,10 +11,10 @@ from wsrouter.sniff.verdict import Http, Opaque, Verdict
 
 #: Without a verdict after so many bytes there will be none. The longest ClientHello fits, with the headers of all the
 #: records that it may come in.
-PREFETCH_LIMIT = MAX_CLIENT_HELLO + 4 * 1024
+PREFETCH_LIMIT: Final = MAX_CLIENT_HELLO + 4 * 1024
 
-_HTTP = Http()
-_OPAQUE = Opaque()
+_HTTP: Final = Http()
+_OPAQUE: Final = Opaque()
 
 
 def sniff(data: bytes | bytearray) -> Verdict | None:

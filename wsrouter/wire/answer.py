@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Final
 
 #: What a client is told when no backend can take it, or the router is draining: try again in a second.
 RETRY_AFTER = (b"Retry-After", b"1")
 
-_UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_UNSAFE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 #: Statuses whose answers have no body, and so no length (RFC 9110 8.6, 15).
 _BODILESS = (204, 304)
 

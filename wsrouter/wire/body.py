@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
 from wsrouter.errors import HttpError
 
 #: Longest chunk-size line in bytes, extensions and CRLF included.
-SIZE_LINE_LIMIT = 1024
+SIZE_LINE_LIMIT: Final = 1024
 #: Longest trailer section in bytes, its closing empty line included.
-TRAILER_LIMIT = 8 * 1024
+TRAILER_LIMIT: Final = 8 * 1024
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
-_SPACE = rb"[ \t]*"
-_EXTENSION = rb"%b;%b%b(?:%b=%b(?:%b|%b))?" % (_SPACE, _SPACE, _TOKEN, _SPACE, _SPACE, _TOKEN, _QUOTED)
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED: Final = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_SPACE: Final = rb"[ \t]*"
+_EXTENSION: Final = rb"%b;%b%b(?:%b=%b(?:%b|%b))?" % (_SPACE, _SPACE, _TOKEN, _SPACE, _SPACE, _TOKEN, _QUOTED)
 # No control character matches inside a line, and no two ways lead through one, so a long line costs no more. Possessive
 # quantifiers stand behind single characters only: around a group, CPython before 3.11.5 matches too much (gh-106052).
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*\r\n" % _EXTENSION)
-_TRAILER_LINE = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN)
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*\r\n" % _EXTENSION)
+_TRAILER_LINE: Final = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN)
 
 
 class Body(Protocol):

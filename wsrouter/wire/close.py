@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import functools
+from typing import Final
 
 from wsrouter.errors import FrameError
 
-NORMAL = 1000
-GOING_AWAY = 1001
-PROTOCOL_ERROR = 1002
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+PROTOCOL_ERROR: Final = 1002
 #: Never on the wire: the Close frame held no code.
-NO_STATUS = 1005
+NO_STATUS: Final = 1005
 #: Never on the wire: TCP ended without a Close frame.
-ABNORMAL = 1006
-INVALID_TEXT = 1007
-POLICY = 1008
-TOO_BIG = 1009
-INTERNAL = 1011
-RESTART = 1012
-TRY_AGAIN = 1013
+ABNORMAL: Final = 1006
+INVALID_TEXT: Final = 1007
+POLICY: Final = 1008
+TOO_BIG: Final = 1009
+INTERNAL: Final = 1011
+RESTART: Final = 1012
+TRY_AGAIN: Final = 1013
 
 #: Longest payload of a control frame, in bytes (RFC 6455 5.5).
-CONTROL_LIMIT = 125
+CONTROL_LIMIT: Final = 125
 
-_FIN_CLOSE = 0x88
-_FIN_PING = 0x89
+_FIN_CLOSE: Final = 0x88
+_FIN_PING: Final = 0x89
 
 
 def valid_code(code: int) -> bool:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import itemgetter
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from wsrouter.policy.forwarded import Effective, effective
 from wsrouter.policy.networks import Networks, believed
@@ -32,22 +32,22 @@ from wsrouter.wire.opening import Accepted, Upgrade
 #: A field as it is written: name and value.
 Pair: TypeAlias = tuple[bytes, bytes]
 
-_HOP_BY_HOP = frozenset(
+_HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
-_FRAMING = _HOP_BY_HOP | {b"content-length"}
-_EXTENSIONS = b"sec-websocket-extensions"
-_NO_EXTENSIONS = _FRAMING | {_EXTENSIONS}
-_NOT_TO_BACKENDS = _FRAMING | {b"expect", b"http2-settings", b"forwarded", b"x-real-ip"}
-_NOT_WITH_UPGRADE = _NOT_TO_BACKENDS | {_EXTENSIONS}
-_SPOOFED = b"x-forwarded-"
+_FRAMING: Final = _HOP_BY_HOP | {b"content-length"}
+_EXTENSIONS: Final = b"sec-websocket-extensions"
+_NO_EXTENSIONS: Final = _FRAMING | {_EXTENSIONS}
+_NOT_TO_BACKENDS: Final = _FRAMING | {b"expect", b"http2-settings", b"forwarded", b"x-real-ip"}
+_NOT_WITH_UPGRADE: Final = _NOT_TO_BACKENDS | {_EXTENSIONS}
+_SPOOFED: Final = b"x-forwarded-"
 #: What Connection cannot remove, with the fields of the handshake.
-_KEPT = frozenset((b"host", b"content-length"))
-_HANDSHAKE = b"sec-websocket-"
+_KEPT: Final = frozenset((b"host", b"content-length"))
+_HANDSHAKE: Final = b"sec-websocket-"
 
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}|[{}]")
+_PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}|[{}]")
 #: C0 controls but HTAB, and DEL: none may stand in a field's value.
-_CONTROLS = dict.fromkeys([*range(9), *range(10, 32), 127])
+_CONTROLS: Final = dict.fromkeys([*range(9), *range(10, 32), 127])
 
 
 class ClientFacts(NamedTuple):
@@ -211,7 +211,7 @@ class _Names(dict[bytes, bool]):
         return passes
 
 
-_REMEMBERED_NAMES = 1024
+_REMEMBERED_NAMES: Final = 1024
 _passes_with_upgrade = _Names().__getitem__
 _lower_of: Callable[[Field], bytes] = itemgetter(0)
 

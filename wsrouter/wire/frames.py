@@ -14,24 +14,26 @@ be counted first, is seen without a comparison for each of the others.
 
 from __future__ import annotations
 
+from typing import Final
+
 from wsrouter.errors import FrameError
 from wsrouter.wire.close import CONTROL_LIMIT, PROTOCOL_ERROR, apply_mask, parse_close
 
 # Kinds of first bytes. Tuples of ints, because CPython indexes them faster than bytes.
-WHOLE = 0  # a message in one frame
-LAST = 1  # the final continuation
-FIRST = 2  # the first of several fragments
-MORE = 3  # a continuation that is not the final one
-CONTROL = 4  # ping or pong
-CLOSE = 5
-REFUSED = 6
+WHOLE: Final = 0  # a message in one frame
+LAST: Final = 1  # the final continuation
+FIRST: Final = 2  # the first of several fragments
+MORE: Final = 3  # a continuation that is not the final one
+CONTROL: Final = 4  # ping or pong
+CLOSE: Final = 5
+REFUSED: Final = 6
 
-CLOSE_BYTE = 0x88
-_OPCODES = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
+CLOSE_BYTE: Final = 0x88
+_OPCODES: Final = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
 
 # Sizes for second bytes that do not tell the size.
-LONG = 0
-MISMASKED = -1
+LONG: Final = 0
+MISMASKED: Final = -1
 
 
 def _kinds(special: dict[int, int]) -> tuple[int, ...]:
@@ -46,15 +48,15 @@ def _sizes(masked: bool) -> tuple[int, ...]:
     return tuple(other + own if masked else own + other)
 
 
-_FRESH_PLAIN = _kinds({0x81: WHOLE, 0x82: WHOLE, 0x01: FIRST, 0x02: FIRST})
-_FRESH_DEFLATE = _kinds(
+_FRESH_PLAIN: Final = _kinds({0x81: WHOLE, 0x82: WHOLE, 0x01: FIRST, 0x02: FIRST})
+_FRESH_DEFLATE: Final = _kinds(
     {byte | rsv1: kind for byte, kind in enumerate(_FRESH_PLAIN) if kind in (WHOLE, FIRST) for rsv1 in (0, 0x40)}
 )
-FRAGMENTED = _kinds({0x80: LAST, 0x00: MORE})
+FRAGMENTED: Final = _kinds({0x80: LAST, 0x00: MORE})
 _ENDED = tuple([REFUSED] * 256)
 
-_SIZES_MASKED = _sizes(True)
-_SIZES_PLAIN = _sizes(False)
+_SIZES_MASKED: Final = _sizes(True)
+_SIZES_PLAIN: Final = _sizes(False)
 
 
 #: No size is told by the second byte.

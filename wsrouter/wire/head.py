@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import httptools
 
@@ -24,13 +24,13 @@ from wsrouter.errors import BackendError, HttpError
 from wsrouter.wire.target import AUTHORITY, authority_of
 
 #: The longest head in bytes, its blank line included.
-HEAD_LIMIT = 16 * 1024
+HEAD_LIMIT: Final = 16 * 1024
 #: The most field lines in one head.
-FIELD_LIMIT = 100
+FIELD_LIMIT: Final = 100
 #: The longest line in bytes, without its CRLF.
-LINE_LIMIT = 8 * 1024
+LINE_LIMIT: Final = 8 * 1024
 #: Values up to this many bytes are remembered where clients are expected to send the same ones again.
-SHORT = 64
+SHORT: Final = 64
 
 #: Makes a named tuple of a tuple of all its values, in a third of the time that calling its class takes.
 new = tuple.__new__
@@ -38,11 +38,13 @@ new = tuple.__new__
 #: One field line: the name in lower case, the name as written, the value without the blanks around it.
 Field: TypeAlias = tuple[bytes, bytes, bytes]
 
-_REQUEST_LINE = re.compile(rb"(?:\r\n)?([A-Z][A-Z_-]{0,31}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])\r\n")
-_OTHER_VERSION = re.compile(rb"(?:\r\n)?[A-Z][A-Z_-]{0,31} [^\x00-\x20\x7f]+ HTTP/(?!1\.[01])[0-9](?:\.[0-9])?\r\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-_LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r[^\n]")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?([A-Z][A-Z_-]{0,31}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])\r\n")
+_OTHER_VERSION: Final = re.compile(
+    rb"(?:\r\n)?[A-Z][A-Z_-]{0,31} [^\x00-\x20\x7f]+ HTTP/(?!1\.[01])[0-9](?:\.[0-9])?\r\n"
+)
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_LONE_CR_OR_LF: Final = re.compile(rb"(?<!\r)\n|\r[^\n]")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
 
 class Head:
@@ -306,14 +308,14 @@ class _Remembered(dict[bytes, _Entry]):
 _remembered = _Remembered()
 _entry_of = _remembered.__getitem__
 #: A token, a colon, one blank, visible ASCII: in exactly this shape there is nothing to judge about a line.
-_PLAIN_NAME = re.compile(rb"[A-Za-z0-9-]+")
+_PLAIN_NAME: Final = re.compile(rb"[A-Za-z0-9-]+")
 #: How the names of lines that are never remembered were spelt, and the names in lower case.
 _spellings: dict[bytes, bytes] = {}
-_SPELLINGS = 64
-_FRAMING_NAMES = frozenset((b"content-length", b"transfer-encoding"))
-REMEMBERED_LINES = 2048
-_REMEMBERED_SIZE = 256
-_NEVER_REMEMBERED = frozenset(
+_SPELLINGS: Final = 64
+_FRAMING_NAMES: Final = frozenset((b"content-length", b"transfer-encoding"))
+REMEMBERED_LINES: Final = 2048
+_REMEMBERED_SIZE: Final = 256
+_NEVER_REMEMBERED: Final = frozenset(
     (
         b"authorization",
         b"content-length",

@@ -11,25 +11,25 @@ import binascii
 import functools
 import hashlib
 import re
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from wsrouter.errors import BackendError, HttpError
 from wsrouter.wire.head import RequestHead, ResponseHead, new
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 #: A copy of one is had in half the time that OpenSSL takes to look the algorithm up for another.
-_SHA1 = hashlib.sha1(usedforsecurity=False)
+_SHA1: Final = hashlib.sha1(usedforsecurity=False)
 
-_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_SUBPROTOCOL = re.compile(_TOKEN)
-_PARAMETER = rb"(%b)(?:[ \t]*=[ \t]*(?:(%b)|\"(%b)\"))?" % (_TOKEN, _TOKEN, _TOKEN)
-_EACH_PARAMETER = re.compile(_PARAMETER)
-_EXTENSION = re.compile(rb"(%b)((?:[ \t]*;[ \t]*%b)*)" % (_TOKEN, _PARAMETER.replace(b"(%b)" % _TOKEN, _TOKEN)))
-_WINDOW = re.compile(rb"[89]|1[0-5]")
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_SUBPROTOCOL: Final = re.compile(_TOKEN)
+_PARAMETER: Final = rb"(%b)(?:[ \t]*=[ \t]*(?:(%b)|\"(%b)\"))?" % (_TOKEN, _TOKEN, _TOKEN)
+_EACH_PARAMETER: Final = re.compile(_PARAMETER)
+_EXTENSION: Final = re.compile(rb"(%b)((?:[ \t]*;[ \t]*%b)*)" % (_TOKEN, _PARAMETER.replace(b"(%b)" % _TOKEN, _TOKEN)))
+_WINDOW: Final = re.compile(rb"[89]|1[0-5]")
 
-_DEFLATE = b"permessage-deflate"
-_PARAMETERS = frozenset(
+_DEFLATE: Final = b"permessage-deflate"
+_PARAMETERS: Final = frozenset(
     (
         b"server_no_context_takeover",
         b"client_no_context_takeover",
@@ -66,7 +66,7 @@ class Accepted(NamedTuple):
     deflate: bool
 
 
-_NOTHING = Accepted(None, False)
+_NOTHING: Final = Accepted(None, False)
 
 
 def wants_websocket(head: RequestHead) -> bool:

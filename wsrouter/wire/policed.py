@@ -5,13 +5,15 @@ It does what ``FrameWalker`` does, and stops for more reasons. Sessions without 
 
 from __future__ import annotations
 
+from typing import Final
+
 from wsrouter.wire.close import CONTROL_LIMIT, POLICY, TOO_BIG, ping_frame
 from wsrouter.wire.frames import CLOSE_BYTE, FIRST, LONG, NO_SIZES, WHOLE, FrameWalker
 
 #: What the payload of a ping of the router's own begins with, in bytes, and the number behind it.
-TOKEN_SIZE = 8
-_NUMBER_SIZE = 4
-_PONG_BYTE = 0x8A
+TOKEN_SIZE: Final = 8
+_NUMBER_SIZE: Final = 4
+_PONG_BYTE: Final = 0x8A
 
 
 class OwnPings:

@@ -7,32 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 #: An address as text, and a port.
 Address: TypeAlias = tuple[str, int]
 #: The type and the value of one further fact in a header of version 2.
 Tlv: TypeAlias = tuple[int, bytes]
 
-V1_SIGNATURE = b"PROXY "
-V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+V1_SIGNATURE: Final = b"PROXY "
+V2_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 #: The bytes of a header of version 2 ahead of its addresses.
-V2_FIXED = 16
+V2_FIXED: Final = 16
 
 # Types of TLVs (section 2.2).
-ALPN = 0x01
-AUTHORITY = 0x02
-CRC32C = 0x03
-NOOP = 0x04
-UNIQUE_ID = 0x05
+ALPN: Final = 0x01
+AUTHORITY: Final = 0x02
+CRC32C: Final = 0x03
+NOOP: Final = 0x04
+UNIQUE_ID: Final = 0x05
 #: The longest unique id (section 2.2.5).
-MAX_UNIQUE_ID = 128
+MAX_UNIQUE_ID: Final = 128
 
-_LOCAL = 0x20
-_PROXY = 0x21
-_UNSPEC = 0x00
-_TCP4 = 0x11
-_TCP6 = 0x21
+_LOCAL: Final = 0x20
+_PROXY: Final = 0x21
+_UNSPEC: Final = 0x00
+_TCP4: Final = 0x11
+_TCP6: Final = 0x21
 
 
 def header_v1(source: Address | None, destination: Address | None) -> bytes:

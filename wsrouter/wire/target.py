@@ -7,21 +7,21 @@ So a target is brought into one form first. Most are in that form already: one r
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from wsrouter.errors import HttpError
 
 #: ``host``, ``host:port`` or ``[IPv6]:port``. Narrower than RFC 3986 3.2: no user information, and none of
 #: the delimiters that no real host name holds but that mean something in a list or a template.
-AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 # "/." may start a dot segment; it is looked for apart, because it keeps this linear.
-_SIMPLE = re.compile(rb"(/[A-Za-z0-9/_~.-]*)(?:\?([^\x00-\x20\x7f#]*))?")
-_ABSOLUTE = re.compile(rb"(?i:https?|wss?)://([^/?#]*)(.*)", re.DOTALL)
-_CONTROL_OR_BLANK = re.compile(rb"[\x00-\x20\x7f]")
-_MALFORMED_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_PERCENT_OR_HIGH = re.compile(rb"%([0-9A-Fa-f]{2})|([\x80-\xff])")
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_SIMPLE: Final = re.compile(rb"(/[A-Za-z0-9/_~.-]*)(?:\?([^\x00-\x20\x7f#]*))?")
+_ABSOLUTE: Final = re.compile(rb"(?i:https?|wss?)://([^/?#]*)(.*)", re.DOTALL)
+_CONTROL_OR_BLANK: Final = re.compile(rb"[\x00-\x20\x7f]")
+_MALFORMED_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_PERCENT_OR_HIGH: Final = re.compile(rb"%([0-9A-Fa-f]{2})|([\x80-\xff])")
+_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 _ALLOW = ((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
 
