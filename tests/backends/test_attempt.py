@@ -232,6 +232,7 @@ def test_after_retry_time_no_further_backend_is_tried(rig):
     assert counts(pool) == [0, 0, 0]
 
 
+@pytest.mark.interpreted
 def test_what_is_left_of_retry_time_bounds_a_further_dial_but_not_the_first(rig, monkeypatch):
     pool = pool_of(rig, backend_at(rig.server()), backend_at(rig.server()), connect_timeout=2.0, retry_time=1.0)
     limits: list[float | None] = []

@@ -21,6 +21,8 @@ from wsrouter.live.registry import Counts, End, Entry, Refusal, Registry, Who
 from wsrouter.policy.members import Member
 from wsrouter.relay.leg import Leg
 
+pytestmark = pytest.mark.interpreted
+
 ONE, TWO = Backend("127.0.0.1", 1), Backend("127.0.0.1", 2)
 RULE = Rule("all", "app", Match.ANY, idle_timeout=80.0)
 

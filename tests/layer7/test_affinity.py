@@ -27,6 +27,8 @@ from wsrouter.sniff.proxy_protocol import Header, read_header
 from wsrouter.wire.head import parse_request
 from wsrouter.wire.target import parse_target
 
+pytestmark = pytest.mark.interpreted
+
 MEMBERS = [Member(Backend("10.0.0.1", 80)), Member(Backend("10.0.0.2", 80))]
 STICKY = StickyCookie(Sticky("wsr"), "app", MEMBERS)
 ROUTE = Route("r", PathRule(PathKind.PREFIX, "/"))

@@ -19,6 +19,8 @@ from wsrouter.policy.routing import RouteTable
 from wsrouter.wire.head import parse_request
 from wsrouter.wire.target import parse_target
 
+pytestmark = pytest.mark.interpreted
+
 NOTHING = None
 SAYS_HTTPS = Effective("192.0.2.1", proto="https", host="a.example")
 SAYS_HTTP = Effective("192.0.2.1", proto="http", host="a.example")

@@ -25,6 +25,8 @@ from wsrouter.live.connection import Connection
 from wsrouter.wire.head import parse_request
 from wsrouter.wire.target import parse_target
 
+pytestmark = pytest.mark.interpreted
+
 
 def route(kind: PathKind = PathKind.PREFIX, path: str = "/app", **more: Any) -> Route:
     return Route("plain", PathRule(kind, path), accept=Accept.HTTP, **more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.task import Clock
 
 from wsrouter.layer7.record import Record
@@ -15,6 +16,8 @@ from wsrouter.policy.forwarded import Effective
 from wsrouter.policy.routing import RouteTable
 from wsrouter.wire.head import parse_request
 from wsrouter.wire.target import parse_target
+
+pytestmark = pytest.mark.interpreted
 
 
 class Scene:

@@ -16,6 +16,8 @@ from wsrouter.policy.routing import RouteTable
 from wsrouter.wire.head import parse_request
 from wsrouter.wire.target import parse_target
 
+pytestmark = pytest.mark.interpreted
+
 ROUTE = Route("chat", PathRule(PathKind.PREFIX, "/ws"), pool="app")
 
 

@@ -22,6 +22,8 @@ from wsrouter.live.registry import Refusal, Registry
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.loop import Relay
 
+pytestmark = pytest.mark.interpreted
+
 
 class Scene:
     """Listeners without layer 7 and with one tunnel rule, whose tunnels are only noted."""

@@ -21,6 +21,8 @@ from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.deadlines import Deadlines
 from wsrouter.sniff.verdict import Opaque
 
+pytestmark = pytest.mark.interpreted
+
 V1 = b"PROXY TCP4 192.0.2.1 198.51.100.7 4711 443\r\n"
 INNER = ip_network("10.0.0.0/8")
 

@@ -9,6 +9,8 @@ import pytest
 
 from wsrouter.live.connection import Announced, Connection, connection_of
 
+pytestmark = pytest.mark.interpreted
+
 
 @pytest.mark.parametrize(
     ("peername", "ip", "client"),

@@ -99,6 +99,7 @@ def test_numbers_are_never_given_twice():
         (b"\0abstract", "unix", "unix"),
     ],
 )
+@pytest.mark.interpreted
 def test_a_connection_knows_its_client(peername, ip, client):
     connection = connection_of(Leg(peername), 7, "main")  # type: ignore[arg-type]
     assert (connection.ip, connection.client) == (ip, client)

@@ -134,6 +134,7 @@ def test_the_worst_of_all_is_never_chosen_and_loads_stay_close() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 100, 1000])
+@pytest.mark.interpreted
 def test_drawing_costs_no_more_in_a_large_pool(size: int) -> None:
     group: list[Member] = [Watched(Backend(str(at), 80)) for at in range(size)]
     for member in group[::10]:

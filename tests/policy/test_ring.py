@@ -204,6 +204,7 @@ def test_finding_a_point_costs_no_more_in_a_large_pool(size: int) -> None:
 
 
 @pytest.mark.parametrize(("up", "most"), [(100, 1), (50, 30), (1, STEPS + 100), (0, STEPS + 100)])
+@pytest.mark.interpreted
 def test_passing_over_others_is_bounded(up: int, most: int) -> None:
     group = [Watched(Backend(f"10.1.0.{at}", 8080)) for at in range(100)]
     balancer = ConsistentHash(group)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from wsrouter.relay.lease import Lease
+
+pytestmark = pytest.mark.interpreted
 
 
 class Home:
