@@ -150,6 +150,22 @@ def policed(setup: Setup) -> list[str]:
     return wsrouter(setup, POLICIES)
 
 
+COMPILED = Path(__file__).parent.parent / "build" / "compiled"
+"""Where ``make compiled`` puts it."""
+
+
+def compiled(setup: Setup) -> list[str]:
+    """The router with its data path compiled; see docs/compiled.md."""
+    return ["/usr/bin/env", f"PYTHONPATH={COMPILED}", *wsrouter(setup)]
+
+
+def _missing_compiled(tools: Tools) -> str:
+    # What was compiled for one version of Python is not there for another.
+    facts = "import wsrouter.wire.frames as m; print(m.__file__)"
+    found = first_line("/usr/bin/env", f"PYTHONPATH={COMPILED}", tools.python, "-c", facts)
+    return "" if found.startswith(str(COMPILED)) and not found.endswith(".py") else "make compiled builds it"
+
+
 def _missing_router(tools: Tools) -> str:
     twistd = tools.python.parent / "twistd"
     if not twistd.exists():
@@ -180,6 +196,7 @@ CONTENDERS = (
     Contender("haproxy", _ALL, missing_tool("haproxy"), _haproxy_version, haproxy),
     *OTHERS,
     Contender("wsrouter", (*_ALL, MESSAGE), _missing_router, _router_version, wsrouter),
+    Contender("wsrouter-compiled", (*_ALL, MESSAGE), _missing_compiled, _router_version, compiled),
     Contender("wsrouter-policed", (RELAY,), _missing_router, _router_version, policed),
     Contender("floor", _ALL, lambda _tools: "", lambda _tools: "no proxy at all", lambda _setup: []),
 )

@@ -32,6 +32,7 @@ OTHERS = {
     "mitmproxy": "#be185d",
     "autobahn": "#3f4757",
     "wsrouter-policed": "#5eaaa2",
+    "wsrouter-compiled": "#0b5a54",
 }
 STYLE = {
     # The same bytes each time, and text that stays text.

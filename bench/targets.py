@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.report import Taken, ratio, values
 from bench.setups import MESSAGE, RELAY, TUNNEL, WSS
@@ -45,6 +45,10 @@ TARGETS = (
     Target("CPU, 125 B round trip", "cpu", MESSAGE, "round_trip_us.125", "autobahn", 0.75),
     Target("CPU, opened session", "cpu", MESSAGE, "opened_us", "autobahn", 0.75),
     Target("CPU, 125 B round trip", "cpu", MESSAGE, "round_trip_us.125", "mitmproxy", 0.25),
+    *[
+        replace(target, contender="wsrouter-compiled")
+        for target in _three("CPU, opened session", "cpu", "opened_us", "nginx", (1.7, 1.5, 1.4), (1.4, 1.25, 0))
+    ],
     Target("CPU with all policies", "cpu", RELAY, "round_trip_us.125", "wsrouter", 1.2, contender="wsrouter-policed"),
     Target("memory, few and many", "idle", RELAY, "idle_kb.flat", "", 1.3),
     Target("CPU, all sessions busy", "flat", RELAY, "all_busy_us.flat", "", 1.3),

@@ -31,6 +31,12 @@ def test_the_router_accepts_its_configuration(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("setup", [RELAY], indirect=True)
+def test_what_is_compiled_is_the_same_router_found_elsewhere(setup: Setup) -> None:
+    assert contenders.compiled(setup)[2:] == contenders.wsrouter(setup)
+    assert contenders.compiled(setup)[1] == f"PYTHONPATH={contenders.COMPILED}"
+
+
+@pytest.mark.parametrize("setup", [RELAY], indirect=True)
 def test_the_policed_router_has_every_policy_of_frame_headers(setup: Setup) -> None:
     (route,) = reader.read(Path(contenders.policed(setup)[-1])).routes
     policies = (route.max_message, route.message_rate, route.byte_rate, route.ping, route.backend_ping)
