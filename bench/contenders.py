@@ -162,7 +162,7 @@ def compiled(setup: Setup) -> list[str]:
 def _missing_compiled(tools: Tools) -> str:
     # What was compiled for one version of Python is not there for another.
     facts = "import wsrouter.wire.frames as m; print(m.__file__)"
-    found = first_line("/usr/bin/env", f"PYTHONPATH={COMPILED}", tools.python, "-c", facts)
+    found = first_line("/usr/bin/env", f"PYTHONPATH={COMPILED}", tools.python, "-P", "-c", facts)
     return "" if found.startswith(str(COMPILED)) and not found.endswith(".py") else "make compiled builds it"
 
 
