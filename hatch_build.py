@@ -40,8 +40,8 @@ class CompileHook(BuildHookInterface[Any]):
         if version == "editable":
             self.app.display_warning("an editable install is never compiled: it would not follow its files")
             return
-        folder = Path(tempfile.mkdtemp(prefix="wsrouter-compiled-"))
-        self._folder = folder
+        self._made = tempfile.TemporaryDirectory(prefix="wsrouter-compiled-")
+        folder = Path(self._made.name)
         shutil.copytree(Path(self.root, "wsrouter"), folder / "wsrouter", ignore=shutil.ignore_patterns("*.so"))
         shutil.copy(Path(self.root, "pyproject.toml"), folder / "types.toml")
         modules = sorted(set(self._found(folder, "modules")) - set(self._found(folder, "except")))
@@ -56,7 +56,7 @@ class CompileHook(BuildHookInterface[Any]):
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """The wheel has them."""
         if version != "editable":
-            shutil.rmtree(self._folder)
+            self._made.cleanup()
 
     def _found(self, folder: Path, option: str) -> list[str]:
         return [str(path.relative_to(folder)) for pattern in self.config[option] for path in folder.glob(pattern)]
