@@ -582,6 +582,7 @@ def test_every_end_of_a_tls_connection_gives_its_place_back(router, connect, aut
     assert again.recv_until(b"\r\n") == b"HTTP/1.1 302 Found\r\n"
 
 
+@pytest.mark.interpreted
 def test_an_exception_within_one_preamble_ends_that_one_and_the_router_serves_on(
     passing, connect, logged_failures, monkeypatch
 ) -> None:

@@ -33,8 +33,10 @@ def reason_of(error: Exception) -> str:
     """What went wrong in a handshake, in few words, for the log: ``certificate verify failed: ...``."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate does not verify: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return str(error.reason).replace("_", " ").lower()
+    # The types say that it is always there.
+    reason: str | None = getattr(error, "reason", None)
+    if isinstance(error, ssl.SSLError) and reason:
+        return reason.replace("_", " ").lower()
     if isinstance(error, ConnectionAborted):
         return "aborted"
     if isinstance(error, OSError) and error.strerror:
