@@ -150,7 +150,8 @@ def policed(setup: Setup) -> list[str]:
     return wsrouter(setup, POLICIES)
 
 
-COMPILED = Path(__file__).parent.parent / "build" / "compiled"
+ROOT = Path(__file__).parent.parent
+COMPILED = ROOT / "build" / "compiled"
 """Where ``make compiled`` puts it."""
 
 
@@ -160,6 +161,10 @@ def compiled(setup: Setup) -> list[str]:
 
 
 def _missing_compiled(tools: Tools) -> str:
+    for path in (ROOT / "wsrouter").rglob("*.py"):
+        copy = COMPILED / path.relative_to(ROOT)
+        if not copy.exists() or copy.read_bytes() != path.read_bytes():
+            return "it is not what make compiled would build now"
     # What was compiled for one version of Python is not there for another.
     facts = "import wsrouter.wire.frames as m; print(m.__file__)"
     found = first_line("/usr/bin/env", f"PYTHONPATH={COMPILED}", tools.python, "-P", "-c", facts)

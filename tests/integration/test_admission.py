@@ -423,6 +423,7 @@ def test_connections_come_at_a_rate_and_the_next_is_told_when(limited, connect) 
     running.until(lambda: running.service.listeners[0].courtesies == 0)
 
 
+@pytest.mark.interpreted
 def test_only_some_at_a_time_are_told_of_the_limit_and_for_a_moment_only(limited, connect, monkeypatch) -> None:
     monkeypatch.setattr("wsrouter.listener.preamble.COURTESIES", 2)
     monkeypatch.setattr("wsrouter.listener.preamble.COURTESY", 0.1)
