@@ -1,4 +1,4 @@
-"""Compiles the data path while a wheel is built, where that is asked for: ``HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 pip install .``
+"""Compiles the data path while a wheel is built, where ``HATCH_BUILD_HOOK_ENABLE_CUSTOM=1`` asks for it.
 
 The compiler is mypyc. It makes extension modules of the same files, which lie in the wheel beside them, so the Python
 ones stay complete: they are what runs where this was not asked for. See docs/compiled.md.
@@ -27,7 +27,7 @@ setup(
 )
 """
 
-# ``make lint`` is where types have to be perfect. A later release of a library or a tool must not keep anybody from building.
+# ``make lint`` is where types have to be perfect. A later release of a library must not keep anybody from building.
 OPTIONS = [
     "--config-file=types.toml",
     "--no-warn-unused-ignores",
