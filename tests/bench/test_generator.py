@@ -112,9 +112,16 @@ def between(backend: int, meddle: Callable[[int, bytes], bytes | None]) -> Itera
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             client.close()
             return
-        server = socket.create_connection(("127.0.0.1", backend))
+        try:
+            server = socket.create_connection(("127.0.0.1", backend))
+        except OSError:
+            client.close()  # the generator, which is the backend, has had its reading and is gone
+            return
         sockets.append(server)
-        server.sendall(first)
+        try:
+            server.sendall(first)
+        except OSError:
+            return
         start(lambda: copy(client, server, bytes))
         copy(server, client, lambda data: meddle(number, data) or b"")
 
