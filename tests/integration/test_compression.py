@@ -57,7 +57,7 @@ def inflated(payload: bytes) -> bytes:
     [
         ("session = message", [], []),
         ("compression = client", [], ["permessage-deflate"]),
-        ("compression = both", ["permessage-deflate"], ["permessage-deflate"]),
+        ("compression = both", ["permessage-deflate; client_max_window_bits"], ["permessage-deflate"]),
     ],
 )
 def test_extensions_are_negotiated_on_each_leg_as_the_route_says(start, route, asked, told) -> None:
@@ -132,6 +132,17 @@ def test_what_a_backend_grants_is_kept_to(start, frame, grant) -> None:
         sizes.append(len(peer.recv_frame().payload))
     # Without a context the second message is as long as the first.
     assert (sizes[0] == sizes[1]) is ("client_no" in grant)
+
+
+def test_a_backend_may_ask_for_a_smaller_window(start, frame) -> None:
+    """Whoever offers ``client_max_window_bits`` lets the server say how far back it can look (RFC 7692 7.1.2.2)."""
+    _, client, peer, _, _ = start("compression = both", grant="permessage-deflate; client_max_window_bits=9")
+    twice = 2 * random.Random(1).randbytes(600).hex().encode()
+    client.send(frame(TEXT, twice))
+    message = peer.recv_frame()
+    assert message.rsv == 4
+    # Beyond 512 bytes zlib refuses to look back, as such a backend would.
+    assert zlib.decompressobj(-9).decompress(message.payload + b"\0\0\xff\xff") == twice
 
 
 # Streams.

@@ -34,8 +34,8 @@ class MessageRules:
 
     @property
     def backend_offers(self) -> tuple[bytes, ...]:
-        """The extensions that the router offers to backends."""
-        return (b"permessage-deflate",) if self.compression is Compression.BOTH else ()
+        """The extensions that the router offers to backends; they may ask for a smaller window (RFC 7692 7.1.2.2)."""
+        return (b"permessage-deflate; client_max_window_bits",) if self.compression is Compression.BOTH else ()
 
     def taken_offer(self, offers: tuple[bytes, ...]) -> bytes | None:
         """Which of a client's offers of permessage-deflate the router takes up, as ``own_answer`` writes it."""
