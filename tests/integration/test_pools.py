@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+import string
 from collections import Counter
 from collections.abc import Callable
 
@@ -228,7 +229,8 @@ def test_the_same_key_finds_the_same_backend_and_others_are_spread(clients_of, f
 
 @pytest.mark.parametrize("ends", ["at the router", "at the backend"])
 def test_the_same_server_name_finds_the_same_backend(clients_of, backend, frame, authority, ends) -> None:
-    names = [f"{letter}.pools.example" for letter in "abcdefgh"]
+    # Where the backends lie on the ring depends on their ports, and one may have most of it.
+    names = [f"{letter}.pools.example" for letter in string.ascii_lowercase]
     theirs = authority.server_context("*.pools.example")
     fleet = Fleet(backend, frame, theirs if ends == "at the backend" else None)
     backends = fleet.pool("", "", "")
