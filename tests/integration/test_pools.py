@@ -222,7 +222,7 @@ HEADERS = [
 @pytest.mark.parametrize("kind", ["session", "http"])
 def test_the_same_key_finds_the_same_backend_and_others_are_spread(clients_of, fleet, what, asking, kind) -> None:
     clients = clients_of(fleet.pool("", "", ""), f"balance = hash {what}", tunnel="")
-    found = {key: clients.ask(kind, **asking(key)) for key in "abcdefghijkl"}
+    found = {key: clients.ask(kind, **asking(key)) for key in string.ascii_lowercase}
     assert len(set(found.values())) > 1
     assert {key: clients.ask(kind, **asking(key)) for key in found} == found
 
