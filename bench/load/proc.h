@@ -33,28 +33,28 @@ static long number_in(const char *path, const char *name)
     return value;
 }
 
-/* Resident memory in KB. */
-static long resident_kb(void)
+/* What `file` in /proc/PID says of `name`, for all processes together. */
+static long sum_of(const char *file, const char *name)
 {
     long sum = 0;
     char path[64];
     for (int i = 0; i < opt.pid_count; i++) {
-        snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)opt.pids[i]);
-        sum += number_in(path, "Rss:");
+        snprintf(path, sizeof path, "/proc/%d/%s", (int)opt.pids[i], file);
+        sum += number_in(path, name);
     }
     return sum;
+}
+
+/* Resident memory in KB. */
+static long resident_kb(void)
+{
+    return sum_of("smaps_rollup", "Rss:");
 }
 
 /* The most that it was since `forget_peak`, in KB. */
 static long peak_kb(void)
 {
-    long sum = 0;
-    char path[64];
-    for (int i = 0; i < opt.pid_count; i++) {
-        snprintf(path, sizeof path, "/proc/%d/status", (int)opt.pids[i]);
-        sum += number_in(path, "VmHWM:");
-    }
-    return sum;
+    return sum_of("status", "VmHWM:");
 }
 
 static void forget_peak(void)
