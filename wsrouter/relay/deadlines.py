@@ -136,6 +136,7 @@ class Deadlines:
         self._call = self._clock.callLater(max(0.0, delay), self._called)
 
     def _called(self) -> None:
+        # Apart from the rest: for the compiler the attribute would be None up to the end of it (docs/compiled.md).
         self._call = None
         self._expire()
 
