@@ -155,7 +155,7 @@ class RelaySession(Waiter):
             if self._is_answered():
                 pump.source.close()
             return  # else it may still read the answer to its Close
-        back = self._down if pump is self._up else self._up
+        back = self._back(pump)
         if back.failure is not None and back.failure.errno != errno.EPIPE:
             # A send has met the error, which is told once: what was read is no FIN.
             self._gone(pump.source, reason_of(back.failure))
@@ -207,7 +207,7 @@ class RelaySession(Waiter):
         violation = pump.walker.violation
         assert violation is not None
         offender = pump.source
-        back = self._down if pump is self._up else self._up
+        back = self._back(pump)
         if self._end is None:
             self._end = End(self._who(offender), violation.code, violation.reason)
         # Who already has the other's Close gets no second one.
@@ -293,7 +293,7 @@ class RelaySession(Waiter):
 
     def _say_close(self, into: FramePump, code: int) -> None:
         leg = self._client if into is self._down else self._server
-        back = self._up if into is self._down else self._down
+        back = self._back(into)
         into.divert()
         if leg is None:
             return
@@ -349,6 +349,10 @@ class RelaySession(Waiter):
 
     def _who(self, leg: Leg) -> Who:
         return Who.CLIENT if leg is self._client else Who.BACKEND
+
+    def _back(self, pump: FramePump) -> FramePump:
+        """The pump of the other direction."""
+        return self._down if pump is self._up else self._up
 
     def _other(self, leg: Leg) -> Leg | None:
         return self._server if leg is self._client else self._client
