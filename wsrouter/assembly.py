@@ -90,6 +90,8 @@ class Assembly:
         self.layer4 = Layer4(self.relay, self.registry, self.pools, self.sweeper)
         self.site = Site(self.relay, self.registry, self.sweeper, self.pools, RouteTable(()), {}, {})
         self.listeners: list[Listener] = []
+        #: Those that were given up, while they take in who was on the way.
+        self.leaving: list[Listener] = []
         self.demo: DemoCertificates | None = None
         #: By port; one service for each.
         self.echoes: dict[int, EchoService] = {}
@@ -239,7 +241,8 @@ class Assembly:
         for listener in ports.closed:
             # Its rules may name pools that are gone.
             listener.reconfigure(listener.config, listener.store, drawing.tunnels)
-            listener.stop()
+            listener.leave()
+        self.leaving = [listener for listener in (*self.leaving, *ports.closed) if not listener.stopped]
         for front in list(site.fronts):
             front.reloaded()
         self.listeners[:] = [listener for _, listener in ports.taken]
@@ -314,8 +317,15 @@ class Assembly:
             pool.start()
         return self.discovery.start()
 
+    def part(self) -> None:
+        """Close the ports that were given up, at once: their addresses may be wanted again."""
+        for listener in self.leaving:
+            listener.stop()
+        self.leaving.clear()
+
     def release(self) -> list[Deferred[Any]]:
         """Close all ports."""
+        self.part()
         echoes = [maybeDeferred(service.stopService) for service in self.echoes.values()]
         for listener in self.listeners:
             listener.stop()

@@ -143,6 +143,7 @@ class Reloader:
         drawing = replace(drawing, config=replace(new, router=replace(new.router, log=old.router.log)))
         restart += _kept_certificates(parts, new)
         echoes = parts.open_echoes(new, drawing.demo)
+        parts.part()
         try:
             ports = open_ports(
                 parts.reactor, parts.listeners, new.listeners, lambda config: parts.make_listener(config, drawing)

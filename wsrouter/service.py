@@ -281,6 +281,7 @@ class RouterService(Service):
         """The drain has come to its end: no new work."""
         _log.info("no new connections")
         self.site.draining = True
+        self.parts.part()
         for listener in self.listeners:
             listener.stop()
         for front in list(self.site.fronts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,6 +186,52 @@ async def test_a_stop_takes_in_who_waits_already(scene):
         listener.stop()
         await scene.until(lambda: scene.tunnelled)
     assert scene.tunnelled == [b"\0hello"]
+
+
+def state(client: socket.socket) -> int:
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+async def test_who_comes_while_a_listener_leaves_is_not_reset(scene, closing):
+    """It asks again after a second, when another may have the address."""
+    listener = scene.bound()
+    listener.start()
+    first, late = closing(socket.socket()), closing(socket.socket())
+    for client in (first, late):
+        client.setblocking(False)
+    first.connect_ex(("127.0.0.1", listener.port))
+    listener.leave()
+    late.connect_ex(("127.0.0.1", listener.port))
+    first.send(b"\0hello")
+    await scene.until(lambda: scene.tunnelled)
+    assert state(late) == 2  # TCP_SYN_SENT
+    await scene.until(lambda: listener.stopped)
+    assert state(late) == 2
+
+
+async def test_a_listener_that_has_left_may_be_stopped_and_one_that_never_began_may_leave(scene):
+    running, bound = scene.bound(), scene.bound()
+    running.start()
+    for listener in (running, bound):
+        port = listener.port
+        listener.leave()
+        listener.stop()
+        assert listener.stopped
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+    assert not scene.relay.members
+
+
+async def test_a_unix_listener_that_leaves_cannot_be_found(scene, closing, tmp_path):
+    listener = scene.bound(f"unix:{tmp_path}/r.sock")
+    listener.start()
+    client, late = closing(socket.socket(socket.AF_UNIX)), closing(socket.socket(socket.AF_UNIX))
+    client.connect(f"{tmp_path}/r.sock")
+    listener.leave()
+    assert late.connect_ex(f"{tmp_path}/r.sock") == errno.ENOENT
+    client.sendall(b"\0hello")
+    await scene.until(lambda: scene.tunnelled)
+    await scene.until(lambda: listener.stopped)
 
 
 async def test_a_port_may_be_stopped_before_it_is_bound(scene):

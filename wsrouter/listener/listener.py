@@ -19,7 +19,12 @@ from wsrouter.live.connection import connection_of
 from wsrouter.policy.admission import Admission
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.acceptor import Acceptor
+from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
+
+#: How long a listener that is given up still takes in who is on the way, in seconds: a round trip, over most of the
+#: world. Who comes meanwhile has to ask again, so it is no longer than that.
+GRACE = 0.25
 
 
 class Listener:
@@ -51,6 +56,8 @@ class Listener:
         self.courtesies = 0
         self._port: Port | None = None
         self._acceptor: Acceptor | None = None
+        #: Runs while it is given up and takes in the last ones.
+        self._grace: Deadline | None = None
 
     def bind(self, reactor: IReactorFDSet) -> None:
         """Bind the endpoint and queue connections.
@@ -97,6 +104,11 @@ class Listener:
         return self._port.number
 
     @property
+    def stopped(self) -> bool:
+        """Whether the port is closed."""
+        return self._port is None
+
+    @property
     def live(self) -> int:
         """Client connections that were accepted here and are still open, those of sessions included."""
         return 0 if self._acceptor is None else self._acceptor.live
@@ -127,9 +139,10 @@ class Listener:
 
     def _suspend(self) -> None:
         """Leave the address to another listener, but keep the port bound."""
+        assert self._port is not None
+        self._port.turn_away()
         if self._acceptor is not None:
             self._acceptor.accept_waiting()
-        assert self._port is not None
         self._port.suspend()
 
     def resume(self) -> None:
@@ -137,11 +150,27 @@ class Listener:
         assert self._port is not None
         self._port.resume()
 
+    def leave(self) -> None:
+        """Stop in a moment: whose connection is on its way still comes in, and the port is closed behind the last.
+
+        ``stop`` cuts the moment short.
+        """
+        self.epoch = object()
+        if self._port is None or self._acceptor is None:
+            self.stop()
+            return
+        self._port.turn_away()
+        self._grace = self.relay.deadlines.after(GRACE, self.stop)
+
     def stop(self) -> None:
         """Accept no more and close the port; live sessions and tunnels go on, and so does what is being asked for."""
         self.epoch = object()
-        if self._acceptor is not None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+        if self._port is not None and self._acceptor is not None:
             # Whoever waits in the kernel's queue has been connected already; closing the port would reset them.
+            self._port.turn_away()
             self._acceptor.accept_waiting()
         self.discard()
 

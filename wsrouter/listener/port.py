@@ -11,11 +11,13 @@ meanwhile, so that of two routers that start together neither takes the other's 
 
 from __future__ import annotations
 
+import array
 import errno
 import fcntl
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -35,6 +37,24 @@ BACKLOG = 4096
 #: How often the lock on a folder is asked for, and the pause after each, in seconds: binding takes less than one.
 LOCK_TRIES = 20
 LOCK_PAUSE = 0.01
+
+#: Socket options of Linux that the standard library has no names for (asm-generic/socket.h).
+SO_ATTACH_FILTER = 26
+SO_DETACH_FILTER = 27
+#: A socket filter (classic BPF) that drops whatever begins a connection: what has SYN, the second bit of the fourteenth
+#: byte of a TCP header (RFC 9293 3.1), and passes all else.
+_NO_SYN = array.array(
+    "B",
+    b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, 13),  # load byte 13
+            (0x45, 0, 1, 0x02),  # none of these bits: skip one
+            (0x06, 0, 0, 0),  # return 0: drop it
+            (0x06, 0, 0, 0xFFFFFFFF),  # return: pass all of it
+        )
+    ),
+)
 
 
 class Port:
@@ -66,6 +86,36 @@ class Port:
         """Let another socket of this user have the port as well, or not."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
 
+    def turn_away(self) -> None:
+        """Begin to close: who is on the way in still gets in, nobody else does.
+
+        Closing a socket resets whoever waits to be accepted, or is about to. So first nobody new may come, then those
+        are accepted, then it is closed. A unix socket loses its file. On TCP the segment that begins a connection is
+        dropped, and sent again a second later (RFC 6298 2.1): by then somebody else may listen here. A socket of
+        systemd's goes on.
+        """
+        if self._lent:
+            return
+        if self.socket.family == socket.AF_UNIX:
+            self._remove_file()
+            return
+        address, length = _NO_SYN.buffer_info()
+        program = struct.pack("HP", length // struct.calcsize("HBBI"), address)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+    def _remove_file(self) -> None:
+        """Remove the file of a unix socket unless it is another's by now."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        # While it listens: nobody takes the file for a stale one then and puts a new one in its place, and no other
+        # file can have its number.
+        try:
+            if _identity(file) == self._identity:
+                os.unlink(file)
+        except OSError:
+            pass  # it is gone, or not ours to remove since privileges were dropped: the next start replaces it
+
     def suspend(self) -> None:
         """Leave the address to another socket, but stay bound, so that ``resume`` cannot fail.
 
@@ -74,20 +124,16 @@ class Port:
         self.socket.shutdown(socket.SHUT_RDWR)
 
     def resume(self) -> None:
-        """Listen again, behind ``suspend``."""
+        """Listen again, behind ``suspend`` or ``turn_away``."""
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        except FileNotFoundError:
+            pass  # nobody was turned away
         self.socket.listen(BACKLOG)
 
     def close(self) -> None:
-        """Close it, and remove the file of a unix socket unless it is another's by now."""
-        file, self._file = self._file, None
-        if file is not None:
-            # While it listens: nobody takes the file for a stale one then and puts a new one in its place, and no other
-            # file can have its number.
-            try:
-                if _identity(file) == self._identity:
-                    os.unlink(file)
-            except OSError:
-                pass  # it is gone, or not ours to remove since privileges were dropped: the next start replaces it
+        """Close it; the file of a unix socket goes with it."""
+        self._remove_file()
         if not self._lent:
             # The relay has a duplicate, which is closed a little later: who came until then would wait, to be reset.
             try:
