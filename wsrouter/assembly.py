@@ -44,7 +44,7 @@ from wsrouter.policy.health import Change, State
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import RouteTable
 from wsrouter.policy.tunnels import TunnelTable
-from wsrouter.ports import Ports
+from wsrouter.ports import OwnPorts, Ports, PortSource
 from wsrouter.relay.loop import Relay
 
 _log = Logger()
@@ -71,13 +71,29 @@ class Drawing:
     warnings: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a process is there for. One that is all of the router binds, accepts and probes."""
+
+    #: None: it binds its ports itself.
+    ports: PortSource | None = None
+    #: Whether it takes clients.
+    accepts: bool = True
+    #: Whether it probes backends; else it is told how they are.
+    probes: bool = True
+    #: Where demonstration certificates lie that another process has made.
+    demo_folder: Path | None = None
+
+
 class Assembly:
     """All parts of one process. ``memory`` knows the files that were read for ``config``."""
 
-    def __init__(self, reactor: Any, config: Config, memory: FileMemory) -> None:
+    def __init__(self, reactor: Any, config: Config, memory: FileMemory, role: Role | None = None) -> None:
         self.reactor = reactor
         self.config = config
         self.memory = memory
+        self.role = role or Role()
+        self.ports = self.role.ports or OwnPorts(reactor)
         self.relay = Relay(reactor)
         self.registry = Registry()
         self.sweeper = IdleSweeper(reactor)
@@ -150,7 +166,9 @@ class Assembly:
             running = self.pools.get(pool.name)
             try:
                 if running is None:
-                    pools[pool.name] = BackendPool(self.relay, pool, self.discovery, _keepalive(config))
+                    pools[pool.name] = BackendPool(
+                        self.relay, pool, self.discovery, _keepalive(config), probes=self.role.probes
+                    )
                 else:
                     tls[pool.name] = PoolTls.read(pool)
                     pools[pool.name] = running
@@ -192,13 +210,16 @@ class Assembly:
             return None
         if self.demo is not None and names <= self.demo.names:
             return self.demo  # others would have another CA, which nobody trusts yet
+        if self.role.demo_folder is not None:
+            return DemoCertificates(self.role.demo_folder, frozenset(names), temporary=False)
         return DemoCertificates.load(sorted(names), now=datetime.now(UTC))
 
     # Listening.
 
     def make_listener(self, config: values.Listener, drawing: Drawing) -> Listener:
         """A listener; it is not bound yet."""
-        return Listener(config, drawing.stores[config.name], drawing.tunnels, self.layer4, self.site)
+        store = drawing.stores[config.name]
+        return Listener(config, store, drawing.tunnels, self.layer4, self.site, self.role.accepts)
 
     def open_echoes(self, config: Config, demo: DemoCertificates | None) -> dict[int, EchoService]:
         """Bind the ports of demonstration backends that are not there yet. ConfigError: none of them was bound."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from wsrouter.config import values
 from wsrouter.config.endpoint import Address, bound_address
@@ -54,6 +54,41 @@ def pair(running: Sequence[values.Listener], wanted: Sequence[values.Listener]) 
     take(lambda listener, index, address: free[index] == address and running[index].name == listener.name)
     take(lambda listener, index, address: free[index] == address)
     return found
+
+
+class PortSource(Protocol):
+    """Where the ports of listeners come from."""
+
+    def bind(self, listener: Listener) -> None:
+        """Give ``listener`` its port, at the start. Raises ListenError."""
+
+    def open(
+        self,
+        running: Sequence[Listener],
+        wanted: Sequence[values.Listener],
+        make: Callable[[values.Listener], Listener],
+    ) -> Ports:
+        """The ports of a reload, as ``open_ports`` describes it. Raises ConfigError; all is as before then."""
+
+
+class OwnPorts:
+    """Ports that this process binds itself."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def bind(self, listener: Listener) -> None:
+        """Bind what the configuration names."""
+        listener.bind(self._reactor)
+
+    def open(
+        self,
+        running: Sequence[Listener],
+        wanted: Sequence[values.Listener],
+        make: Callable[[values.Listener], Listener],
+    ) -> Ports:
+        """Bind what is new."""
+        return open_ports(self._reactor, running, wanted, make)
 
 
 def open_ports(

@@ -6,9 +6,10 @@ nothing of what runs was touched, and any fault leaves it as it is. Then all is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -21,7 +22,7 @@ from wsrouter.config.values import Config
 from wsrouter.errors import ConfigError
 from wsrouter.listener.listener import Listener
 from wsrouter.ops.notify import Notifier
-from wsrouter.ports import Ports, open_ports
+from wsrouter.ports import Ports
 
 #: How long the first look-ups of backends' names may hold up the start or a reload, in seconds.
 FIRST_LOOKUPS = 3.0
@@ -29,18 +30,32 @@ FIRST_LOOKUPS = 3.0
 _log = Logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a configuration has changed when it was put in force."""
+
+    #: In words, for the log.
+    changed: str = ""
+    #: Listeners that are new.
+    opened: Sequence[Listener] = ()
+    #: One line for each thing that is not as the operator may expect.
+    warnings: Sequence[str] = ()
+    #: Sessions and tunnels that live on.
+    live: int = 0
+
+
 class Reloader:
     """Reloads, one at a time; what is asked for during a reload is one more behind it.
 
     ``installed`` is called when a configuration was put in force, with it and the listeners that were opened; it
-    returns what is to be warned of.
+    does what is left to be done, and returns what there is to warn of, and how many live on.
     """
 
     def __init__(
         self,
         parts: Assembly,
         notifier: Notifier,
-        installed: Callable[[Config, Sequence[Listener]], list[str]],
+        installed: Callable[[Config, Sequence[Listener]], Coroutine[Any, Any, Outcome]],
         source: Callable[[Path], Config] = read,
     ) -> None:
         self._parts = parts
@@ -89,29 +104,43 @@ class Reloader:
             self._begin()
 
     async def _reload(self) -> None:
-        parts = self._parts
         self._notifier.reloading()
         status = "the configuration on disk is refused; the log has its faults"
         try:
-            drawing = self._draw()
-            try:
-                await self._look_up(drawing.config)
-                told = self._install(drawing)
-            except BaseException:
-                parts.discard(drawing)
-                raise
+            outcome = await self.change()
             status = "serving"
         except ConfigError as error:
             _log.error("reload refused, the old configuration stays in force:")
             for fault in error.faults:
                 _log.error("{fault}", fault=fault)
         else:
-            _log.info("{told}", told=told)
+            for warning in outcome.warnings:
+                _log.warn("{warning}", warning=warning)
+            live = count(outcome.live, "session or tunnel lives", "sessions and tunnels live")
+            _log.info("reloaded: {changed}; {live} on", changed=outcome.changed, live=live)
+        finally:
+            if not self._stopped:
+                self._notifier.ready(status)
+
+    async def change(self) -> Outcome:
+        """Read the configuration and put it in force; returns what that has changed.
+
+        Raises ConfigError: all stays as it was. Only one may run at a time.
+        """
+        parts = self._parts
+        try:
+            drawing = self._draw()
+            try:
+                await self._look_up(drawing.config)
+                outcome = self._install(drawing)
+            except BaseException:
+                parts.discard(drawing)
+                raise
         finally:
             # Names that were looked up for nothing are forgotten.
             parts.discovery.reconfigure(backends_of(parts.config))
-            if not self._stopped:
-                self._notifier.ready(status)
+        more = await self._installed(parts.config, outcome.opened)
+        return replace(outcome, warnings=(*outcome.warnings, *more.warnings), live=more.live)
 
     def _draw(self) -> Drawing:
         parts = self._parts
@@ -136,7 +165,7 @@ class Reloader:
         looked_up.addCallback(here)
         await done
 
-    def _install(self, drawing: Drawing) -> str:
+    def _install(self, drawing: Drawing) -> Outcome:
         parts = self._parts
         old, new = parts.config, drawing.config
         restart = [] if old.router.log is new.router.log else ["[router] log: another form needs a restart"]
@@ -145,8 +174,8 @@ class Reloader:
         echoes = parts.open_echoes(new, drawing.demo)
         parts.part()
         try:
-            ports = open_ports(
-                parts.reactor, parts.listeners, new.listeners, lambda config: parts.make_listener(config, drawing)
+            ports = parts.ports.open(
+                parts.listeners, new.listeners, lambda config: parts.make_listener(config, drawing)
             )
         except BaseException:
             for echo in echoes.values():
@@ -162,12 +191,8 @@ class Reloader:
             f"{path}: cannot be read (permission denied): what it was when it could be stays in force"
             for path in parts.memory.denied
         ]
-        more = self._installed(parts.config, ports.opened)
-        for warning in (*drawing.warnings, *ports.warnings, *denied, *restart, *more):
-            _log.warn("{warning}", warning=warning)
-        live = len(parts.registry.entries)
-        sessions = f"{count(live, 'session or tunnel lives', 'sessions and tunnels live')} on"
-        return f"reloaded: {'; '.join(changed) or 'nothing has changed'}; {sessions}"
+        warnings = (*drawing.warnings, *ports.warnings, *denied, *restart)
+        return Outcome("; ".join(changed) or "nothing has changed", ports.opened, warnings)
 
 
 def _listeners(ports: Ports, old: Config) -> list[str]:

@@ -33,7 +33,7 @@ from wsrouter.ops.access_log import AccessLog
 from wsrouter.ops.drain import Drain
 from wsrouter.ops.notify import Notifier
 from wsrouter.ports import Ports
-from wsrouter.reload import FIRST_LOOKUPS, Reloader
+from wsrouter.reload import FIRST_LOOKUPS, Outcome, Reloader
 
 #: How long after the last session a signal is ignored, in seconds; then it ends the process as it is.
 LAST_PATIENCE = 3.0
@@ -153,7 +153,7 @@ class RouterService(Service):
         if self._bound:
             return
         for listener in self.listeners:
-            listener.bind(self.reactor)
+            self.parts.ports.bind(listener)
         self.parts.echoes.update(self.parts.open_echoes(self.config, self.parts.demo))
         self._bound = True
 
@@ -219,11 +219,12 @@ class RouterService(Service):
         if not self._reload_wanted:
             self.reloader.request()
 
-    def _reloaded(self, config: Config, opened: Sequence[Listener]) -> list[str]:
-        """A configuration was put in force: what is left to do here. Returns what is to be warned of."""
+    async def _reloaded(self, config: Config, opened: Sequence[Listener]) -> Outcome:
+        """A configuration was put in force: what is left to do here."""
         for listener in opened:
             _tell_address(listener)
-        return self._reopen_access_log(config.router)
+        warnings = self._reopen_access_log(config.router)
+        return Outcome(warnings=warnings, live=len(self.registry.entries))
 
     # The process.
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wsrouter.config.faults import BadValue, Faults
-from wsrouter.config.options import NOT_YET, Kind, Later, Option, read_section
+from wsrouter.config.faults import Faults
+from wsrouter.config.options import Kind, Option, read_section
 from wsrouter.config.readers import commas, one
 from wsrouter.config.scalars import duration, name, token
 from wsrouter.config.scan import scan
@@ -18,7 +18,6 @@ KIND = Kind(
         Option("timeout", one(duration), "A time.", "5s"),
         Option("extra", one(token), "Absent by default."),
         Option("many", commas(name), "Several."),
-        Later("mode", "To come.", ("plain",), ("fancy",)),
     ),
 )
 OTHER = Kind("other", "Another.", (Option("colour", one(name), "A colour."),), named=False)
@@ -50,21 +49,11 @@ def test_an_empty_value_is_absence_where_absence_is_the_default() -> None:
         ("needed = x\nzzz = x", "r:3: [thing a] zzz: unknown option"),
         ("needed = x\nEXTRA = x", "r:3: [thing a] EXTRA: unknown option (did you mean 'extra'?)"),
         ("needed = x\nmany =\n  a\n  b/c", "r:5: [thing a] many: 'b/c' is not a name (expected letters, digits,"),
-        ("needed = x\nmode = fancy 3", f"r:3: [thing a] mode: {NOT_YET}"),
-        ("needed = x\nmode = fency", "r:3: [thing a] mode: unknown value 'fency' (known: plain)"),
-        ("needed = x\nmode =", "r:3: [thing a] mode: unknown value '' (known: plain)"),
     ],
 )
 def test_a_fault_names_line_section_and_option(text: str, expected: str) -> None:
     (fault,) = read(f"[thing a]\n{text}")[1]
     assert fault.startswith(expected)
-
-
-def test_a_later_option_is_accepted_for_what_is_done_anyway() -> None:
-    Later("x", "", ("off",)).check("off")
-    Later("x", "", ("",)).check("")
-    with pytest.raises(BadValue, match="not supported yet"):
-        Later("x", "", ("off",)).check("on")
 
 
 def test_kinds_have_titles() -> None:

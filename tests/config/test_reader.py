@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wsrouter.config.options import Later
 from wsrouter.config.reader import parse, read
 from wsrouter.config.schema import KINDS
 from wsrouter.config.values import (
@@ -414,38 +413,12 @@ def test_the_second_section_of_a_name_is_read_for_its_faults() -> None:
     assert [fault.split(":")[1] for fault in found] == ["3", "4"]
 
 
-ACCEPTED = [
-    ("router", "workers = 1"),
-]
-REFUSED = [
-    ("router", "workers = auto"),
-]
-SECTIONS = {
-    "router": "[router]",
-    "listener": "[listener main]\nendpoint = tcp:8080",
-    "route": "[route a]\npool = p",
-    "pool": "[pool p]\nbackends = a:1",
-}
-
-
-def with_option(kind: str, option: str) -> str:
-    return "\n".join(f"{body}\n{option}" if kind == name else body for name, body in SECTIONS.items())
-
-
-@pytest.mark.parametrize(("kind", "option"), ACCEPTED)
-def test_what_the_router_does_anyway_may_be_asked_for(kind: str, option: str) -> None:
-    parse(with_option(kind, option), Path("r.ini"))
-
-
-@pytest.mark.parametrize(("kind", "option"), REFUSED)
-def test_what_is_still_to_come_is_a_fault_that_says_so(kind: str, option: str) -> None:
-    (fault,) = faults(with_option(kind, option))
-    assert fault.endswith(f" {option.split()[0]}: not supported yet in this version (it will come; remove it for now)")
-
-
-def test_every_option_still_to_come_is_covered_here() -> None:
-    covered = {(kind, option.split()[0]) for kind, option in REFUSED}
-    assert covered == {(k.kind, row.name) for k in KINDS for row in k.options if isinstance(row, Later)}
+def test_workers_are_counted_or_as_many_as_there_are_processors() -> None:
+    for text, expected in (("3", 3), ("auto", None)):
+        section = f"[router]\nworkers = {text}\n[listener main]\nendpoint = tcp:8080"
+        assert parse(section, Path("r.ini")).router.workers == expected
+    (fault,) = faults("[router]\nworkers = 65\n[listener main]\nendpoint = tcp:8080")
+    assert fault.endswith("[router] workers: '65' is not a whole number from 1 to 64")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ backends, and of many routers that were started together, do not fall into step.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -57,14 +57,19 @@ class HealthChecker:
         table: HealthTable,
         log: Logger = _log,
         chance: Callable[[], float] = random.random,
+        probes: bool = True,
     ) -> None:
         self.clock = clock
         self.pool = pool
         self.table = table
         self.log = log
         self.chance = chance
+        #: Whether the probes are made here; else somebody tells the table what they have found.
+        self._probes = probes
+        #: Hears what every probe has found, when the table knows it.
+        self.found: Callable[[Member, float | None, str], None] | None = None
         self._check = pool.config.check
-        self._targets = _targets(pool, table)
+        self._targets = self._all_targets()
         self._rounds: dict[Member, _Rounds] = {}
         self._running = False
         self._expiry: IDelayedCall | None = None
@@ -87,13 +92,30 @@ class HealthChecker:
 
         A backend that stays keeps its rounds if the check is the same.
         """
-        self._targets = _targets(self.pool, self.table)
+        self._targets = self._all_targets()
         check, self._check = self._check, self.pool.config.check
         self._end_rounds(self._targets if self._check == check else ())
         for member, rounds in self._rounds.items():
             rounds.target = self._targets[member]
         self._begin_rounds()
         self._await_expiry()
+
+    def _all_targets(self) -> dict[Member, _Target]:
+        """All that is to be probed."""
+        check = self.pool.config.check
+        if check is None or not self._probes:
+            return {}
+        return {member: _Target(self.pool, member.backend, check) for member in self.table}
+
+    def tell(self, member: Member, rtt: float | None, reason: str) -> None:
+        """A probe of ``member`` took ``rtt`` seconds; or None, and it failed for ``reason``."""
+        now = self.clock.seconds()
+        if rtt is None:
+            self.table.failed(member, now, reason)
+        else:
+            self.table.passed(member, now, rtt)
+        if self.found is not None:
+            self.found(member, rtt, reason)
 
     def _begin_rounds(self) -> None:
         if self._running:
@@ -155,12 +177,6 @@ class _Target:
         return self._pool.discovery.addresses(self._backend) if self._literal is None else (self._literal,)
 
 
-def _targets(pool: Watched, members: Iterable[Member]) -> dict[Member, _Target]:
-    """All that is to be probed."""
-    check = pool.config.check
-    return {} if check is None else {member: _Target(pool, member.backend, check) for member in members}
-
-
 class _Rounds:
     """Probes one backend again and again."""
 
@@ -204,7 +220,7 @@ class _Rounds:
 
     def _passed(self, rtt: float) -> None:
         self._pause()
-        self._checker.table.passed(self._member, self._checker.clock.seconds(), rtt)
+        self._checker.tell(self._member, rtt, "")
 
     def _failed(self, failure: Failure) -> None:
         if isinstance(failure.value, CancelledError):
@@ -217,7 +233,7 @@ class _Rounds:
                 "The check of {backend} failed in the router itself", failure, backend=self._member.backend.label
             )
             reason = "internal error"
-        self._checker.table.failed(self._member, self._checker.clock.seconds(), reason)
+        self._checker.tell(self._member, None, reason)
 
     def _untold(self, failure: Failure) -> None:
         self._checker.log.failure("What a check has found could not be told", failure)

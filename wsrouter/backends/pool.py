@@ -41,7 +41,14 @@ SHORTEST_LOOK: Final = 0.1
 class BackendPool:
     """One ``[pool]`` of the configuration, running. Raises ConfigError for TLS files that cannot be used."""
 
-    def __init__(self, relay: Relay, config: Pool, discovery: Discovery, keepalive: float | None = None) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        config: Pool,
+        discovery: Discovery,
+        keepalive: float | None = None,
+        probes: bool = True,
+    ) -> None:
         self.relay = relay
         self.name = config.name
         #: It watches nobody any more, and nobody waits.
@@ -65,7 +72,7 @@ class BackendPool:
         #: Changes with what connections to the backends are made of.
         self.epoch = object()
         self._on_gone: list[Callable[[Member], None]] = []
-        self._checker = HealthChecker(clock, self, self.table)
+        self._checker = HealthChecker(clock, self, self.table, probes=probes)
         self.table.observe(self._changed)
 
     # Life.
@@ -135,6 +142,22 @@ class BackendPool:
     def observe_gone(self, callback: Callable[[Member], None]) -> None:
         """Tell ``callback`` of each member that goes down, by its checks or by hand, or leaves the pool."""
         self._on_gone.append(callback)
+
+    def told(self, label: str, rtt: float | None, reason: str, state: State, why: str) -> None:
+        """Another process, which probes for this one too, has probed the backend of this label.
+
+        It took ``rtt`` seconds; or failed for ``reason``; or it was not probed, if there is neither. ``state`` is what
+        the backend is in there, and ``why``.
+        """
+        for member in self.members:
+            if member.label == label:
+                if rtt is not None or reason:
+                    self._checker.tell(member, rtt, reason)
+                self.table.take_over(member, self.relay.seconds(), state, why)
+
+    def observe_probes(self, callback: Callable[[Member, float | None, str], None]) -> None:
+        """Tell ``callback`` what every probe has found: a round-trip time in seconds, or None and what was wrong."""
+        self._checker.found = callback
 
     def _changed(self, member: Member, change: Change) -> None:
         if change.new in _GONE:

@@ -4,6 +4,9 @@ A router that was started as root reads its keys and then becomes another user. 
 and may be refused. What was good before is then used again, and the operator is told; files that can be read, or that
 are gone, are taken as they are.
 
+A process can also be given what another one has read, and then reads nothing itself: workers run on exactly the files
+that their supervisor has found good.
+
 The readers of options are plain functions in a table and know nothing of reloads. So the memory stands around them, in
 a context variable, while files are read.
 """
@@ -19,9 +22,12 @@ from pathlib import Path
 
 
 @dataclass(slots=True)
-class _Read:
+class Reading:
     """What one reading of the configuration has found."""
 
+    #: The configuration itself.
+    text: bytes = b""
+    #: What it names.
     contents: dict[Path, bytes] = field(default_factory=dict)
     folders: set[Path] = field(default_factory=set)
     #: Folder and pattern -> the names that it matched.
@@ -36,16 +42,28 @@ class FileMemory:
     """
 
     def __init__(self) -> None:
-        self._kept = _Read()
-        self._fresh = _Read()
+        self._kept = Reading()
+        self._fresh = Reading()
+        #: Another process has read the files.
+        self._given = False
         #: A configuration is in force.
         self.serving = False
         self.denied: list[Path] = []
 
     def begin(self) -> None:
         """Another reading begins; what the last one found without being committed is forgotten."""
-        self._fresh = _Read()
+        self._fresh = Reading()
         self.denied = []
+
+    def give(self, reading: Reading) -> None:
+        """Files are as ``reading`` says from now on, whatever is on disk."""
+        self._kept = reading
+        self._given = True
+
+    @property
+    def in_force(self) -> Reading:
+        """What the configuration in force has read."""
+        return self._kept
 
     def commit(self) -> None:
         """What was read is in force; what it did not need is forgotten."""
@@ -69,8 +87,17 @@ class FileMemory:
     # What the functions below use.
 
     def note(self, path: Path) -> None:
-        if path not in self.denied:
+        if path not in self.denied and not self._given:
             self.denied.append(path)
+
+    def text(self, path: Path) -> bytes:
+        """The configuration itself, which is never recalled."""
+        self._fresh.text = self._kept.text if self._given else path.read_bytes()
+        return self._fresh.text
+
+    def given(self, path: Path) -> bytes | None:
+        """What another process has read at ``path``, if that is how this one reads."""
+        return self.recall(path) if self._given else None
 
     def keep(self, path: Path, data: bytes) -> None:
         self._fresh.contents[path] = data
@@ -85,13 +112,13 @@ class FileMemory:
 
     def recalls(self, path: Path) -> bool:
         """Whether the configuration in force has read the file at ``path``, and it is closed by now."""
-        return path in self._kept.contents and _closed(path, os.R_OK)
+        return path in self._kept.contents and (self._given or _closed(path, os.R_OK))
 
     def keep_folder(self, path: Path) -> None:
         self._fresh.folders.add(path)
 
     def recall_folder(self, path: Path) -> bool:
-        if path not in self._kept.folders or not _closed(path, os.R_OK | os.X_OK):
+        if path not in self._kept.folders or not (self._given or _closed(path, os.R_OK | os.X_OK)):
             return False
         self.note(path)
         self.keep_folder(path)
@@ -100,6 +127,8 @@ class FileMemory:
     def matched(self, folder: Path, pattern: str, names: list[str]) -> list[str]:
         """What a pattern matched, with those of its last matches that are closed by now."""
         recalled = self._kept.globs.get((folder, pattern), ())
+        if self._given:
+            names = []
         found = sorted({*names, *(name for name in recalled if self.recalls(folder / name))})
         self._fresh.globs[folder, pattern] = tuple(found)
         return found
@@ -113,6 +142,9 @@ def read_bytes(path: Path) -> bytes:
     memory = _current.get()
     if memory is None:
         return path.read_bytes()
+    given = memory.given(path)
+    if given is not None:
+        return given
     try:
         data = path.read_bytes()
     except PermissionError:
@@ -124,8 +156,14 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+def read_text(path: Path) -> bytes:
+    """The content of the configuration itself; OSError as usual."""
+    memory = _current.get()
+    return path.read_bytes() if memory is None else memory.text(path)
+
+
 def is_recalled(path: Path) -> bool:
-    """Whether the file cannot be read any more, and ``read_bytes`` gives what it held."""
+    """Whether the file cannot, or need not, be read any more, and ``read_bytes`` gives what it held."""
     memory = _current.get()
     return memory is not None and memory.recalls(path)
 

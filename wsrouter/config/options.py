@@ -1,8 +1,4 @@
-"""What the schema's table is made of, and how a raw section is read by it.
-
-A row is an ``Option`` that the router has, or a ``Later`` that it does not have yet. A later option is
-a fault that says so, unless its value asks for what the router does anyway.
-"""
+"""What the schema's table is made of, and how a raw section is read by it."""
 
 from __future__ import annotations
 
@@ -11,13 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsrouter.config.faults import BadValue, Faults, nearest, quoted
+from wsrouter.config.faults import BadValue, Faults, nearest
 from wsrouter.config.scan import Item, RawOption, RawSection
 
 #: Reads one option; the path is the folder where relative paths begin. Raises ``BadItems``.
 Read = Callable[[RawOption, Path], Any]
-
-NOT_YET = "not supported yet in this version (it will come; remove it for now)"
 
 
 class BadItems(Exception):
@@ -40,35 +34,12 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
-    """An option that is not supported yet; ``now`` holds the values that are accepted already.
-
-    ``coming`` holds the first words of the values that will be supported; where it is empty, every
-    value but those of ``now`` is taken for one of them.
-    """
-
-    name: str
-    doc: str
-    now: tuple[str, ...] = ()
-    coming: tuple[str, ...] = ()
-
-    def check(self, text: str) -> None:
-        """Raise ``BadValue`` unless ``text`` is accepted already."""
-        words = text.split()
-        if " ".join(words) in self.now:
-            return
-        if self.coming and (not words or words[0] not in self.coming):
-            raise BadValue(f"unknown value {quoted(text)} (known: {', '.join(self.now)})")
-        raise BadValue(NOT_YET)
-
-
-@dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of section: ``[kind NAME]``, or ``[kind]`` where it is not ``named``."""
 
     kind: str
     doc: str
-    options: tuple[Option | Later, ...]
+    options: tuple[Option, ...]
     named: bool = True
 
     @property
@@ -114,7 +85,7 @@ def read_section(raw: RawSection, kind: Kind, others: tuple[Kind, ...], folder: 
         except BadValue as error:
             section.fault(faults, option.name, str(error))
     for row in kind.options:
-        if isinstance(row, Later) or row.name in raw.options:
+        if row.name in raw.options:
             continue
         if row.required:
             section.fault(faults, row.name, "missing, and there is no default")
@@ -123,10 +94,8 @@ def read_section(raw: RawSection, kind: Kind, others: tuple[Kind, ...], folder: 
     return section
 
 
-def _read_option(section: Section, row: Option | Later, option: RawOption, folder: Path) -> None:
-    if isinstance(row, Later):
-        row.check(option.text)
-    elif option.items:
+def _read_option(section: Section, row: Option, option: RawOption, folder: Path) -> None:
+    if option.items:
         section.values[row.name] = row.read(option, folder)
     elif row.required or row.default:
         raise BadValue("a value is missing" + (f" (the default is {row.default})" if row.default else ""))
@@ -137,7 +106,7 @@ def read_text(row: Option, text: str, folder: Path) -> Any:
     return row.read(RawOption(row.name, 0, [Item(0, text)]), folder)
 
 
-def _unknown_option(name: str, rows: dict[str, Option | Later], others: tuple[Kind, ...]) -> str:
+def _unknown_option(name: str, rows: dict[str, Option], others: tuple[Kind, ...]) -> str:
     homes = [kind.title for kind in others if name in (row.name for row in kind.options)]
     near = nearest(name, rows)
     if homes:

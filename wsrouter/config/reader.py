@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from wsrouter.config.checks import Document, check
 from wsrouter.config.faults import BadValue, Faults, nearest
+from wsrouter.config.memory import read_text
 from wsrouter.config.options import Kind, Section, read_section
 from wsrouter.config.scalars import name as section_name
 from wsrouter.config.scan import RawSection, scan
@@ -42,7 +43,7 @@ def read(path: Path) -> Config:
     faults = Faults(path)
     text = ""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_text(path).decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         faults.add(line, f"not UTF-8 (byte 0x{error.object[error.start]:02x})")

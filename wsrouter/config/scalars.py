@@ -58,6 +58,11 @@ def or_off(parse: Callable[[str], T]) -> Callable[[str], T | None]:
     return lambda text: None if text == "off" else parse(text)
 
 
+def or_auto(parse: Callable[[str], T]) -> Callable[[str], T | None]:
+    """The parser that also takes ``auto``, which is None."""
+    return lambda text: None if text == "auto" else parse(text)
+
+
 def size(text: str) -> int:
     """``512``, ``16k``, ``1m`` or ``1g``, as bytes; more than zero."""
     found = _SIZE.fullmatch(text)

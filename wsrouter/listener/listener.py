@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from socket import socket
 
 from twisted.internet.interfaces import IReactorFDSet
 
@@ -37,8 +38,11 @@ class Listener:
         tunnels: TunnelTable,
         layer4: Layer4,
         site: Site,
+        accepts: bool = True,
     ) -> None:
         self.config = config
+        #: No: the port is bound for other processes, and nobody is accepted in this one.
+        self.accepts = accepts
         self.name = config.name
         #: What was bound, or is to be; after a reload that may not be what the configuration says.
         self.endpoint = config.endpoint
@@ -67,6 +71,10 @@ class Listener:
         with self._named_in_errors():
             self._port = bind(reactor, self.endpoint)
 
+    def adopt(self, port: Port) -> None:
+        """Use a port that is bound already."""
+        self._port = port
+
     def bind_over(self, old: Sequence[Listener]) -> None:
         """Bind a TCP address of which ``old`` ones have a part; they are to be stopped, or to ``resume``.
 
@@ -90,6 +98,12 @@ class Listener:
             raise ListenError(
                 f"listener {self.name}: cannot listen on {self.endpoint}: {error}", error.number
             ) from None
+
+    @property
+    def socket(self) -> socket:
+        """The socket that was bound."""
+        assert self._port is not None
+        return self._port.socket
 
     @property
     def address(self) -> str:
@@ -116,6 +130,8 @@ class Listener:
     def start(self) -> None:
         """Accept connections."""
         assert self._port is not None
+        if not self.accepts:
+            return
         self._acceptor = Acceptor(
             self.relay,
             self._port.socket.fileno(),
@@ -153,14 +169,16 @@ class Listener:
     def leave(self) -> None:
         """Stop in a moment: whose connection is on its way still comes in, and the port is closed behind the last.
 
-        ``stop`` cuts the moment short.
+        ``stop`` cuts the moment short; it has to be called where other processes accept.
         """
         self.epoch = object()
-        if self._port is None or self._acceptor is None:
-            self.stop()
+        if self._port is None:
             return
         self._port.turn_away()
-        self._grace = self.relay.deadlines.after(GRACE, self.stop)
+        if self._acceptor is not None:
+            self._grace = self.relay.deadlines.after(GRACE, self.stop)
+        elif self.accepts:
+            self.stop()
 
     def stop(self) -> None:
         """Accept no more and close the port; live sessions and tunnels go on, and so does what is being asked for."""

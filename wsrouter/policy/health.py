@@ -235,6 +235,10 @@ class Health:
             self._forget()
         return self._move(hand.value, now, "by hand")
 
+    def take_over(self, now: float, state: State, why: str) -> Change | None:
+        """Come into ``state``: another process, which knows better, has it there."""
+        return None if state is self.state else self._enter(state, now, why)
+
     def reconfigure(self, pool: Pool, now: float) -> Change | None:
         """The pool has other rules from now on."""
         self._failures = deque(self._failures, maxlen=pool.max_failures)
@@ -264,10 +268,14 @@ class Health:
         new = TRANSITIONS.get((self.state, event))
         if new is None:
             return None
-        change = Change(self.label, self.state, new, why, now)
-        self._forget()
+        change = self._enter(new, now, why)
         if event in _ON_TRIAL:
             self._trial_until = now + self._pool.failure_time
+        return change
+
+    def _enter(self, new: State, now: float, why: str) -> Change:
+        change = Change(self.label, self.state, new, why, now)
+        self._forget()
         self.state = new
         self.since = now
         self.why = why

@@ -77,6 +77,15 @@ class HealthTable:
         if health is not None:
             self._apply(now, (member, health.by_hand(now, hand)))
 
+    def take_over(self, member: Member, now: float, state: State, why: str) -> None:
+        """Another process, which probes for this one too, has ``member`` in ``state``.
+
+        What was ejected here stays so while it is up there: its sessions failed here.
+        """
+        health = self._table.get(member)
+        if health is not None and not (health.state is State.EJECTED and state is State.UP):
+            self._apply(now, (member, health.take_over(now, state, why)))
+
     def due(self, now: float) -> None:
         """End the ejections whose time has come."""
         self._apply(now, *[(member, health.due(now)) for member, health in self._table.items()])

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from wsrouter.config.options import Kind, Later
+from wsrouter.config.options import Kind
 from wsrouter.config.schema.choosing import ROUTE, TUNNEL
 from wsrouter.config.schema.listening import CERTIFICATE, LISTENER, ROUTER
 from wsrouter.config.schema.serving import ECHO, POOL
@@ -34,24 +34,13 @@ One INI file, read once. Every fault in it is reported at once, each with its li
 
 
 def describe() -> str:
-    """The whole table as a page of Markdown: sections, options, defaults, and what is not supported yet."""
+    """The whole table as a page of Markdown: sections, options, defaults."""
     return "\n".join([_INTRODUCTION, *map(_describe_kind, KINDS)])
 
 
 def _describe_kind(kind: Kind) -> str:
     page = [f"## {kind.title}", "", kind.doc, "", "| option | default | meaning |", "|---|---|---|"]
-    later = []
     for row in kind.options:
-        if isinstance(row, Later):
-            later.append(f"- `{row.name}`: {row.doc}{_accepted(row)}")
-        else:
-            default = "required" if row.required else f"`{row.default}`" if row.default else ""
-            page.append(f"| `{row.name}` | {default} | {row.doc.replace('|', chr(92) + '|')} |")
-    if later:
-        page += ["", "Not supported yet in this version:", "", *later]
+        default = "required" if row.required else f"`{row.default}`" if row.default else ""
+        page.append(f"| `{row.name}` | {default} | {row.doc.replace('|', chr(92) + '|')} |")
     return "\n".join([*page, ""])
-
-
-def _accepted(row: Later) -> str:
-    words = [f"`{word}`" if word else "an empty value" for word in row.now]
-    return f" Accepted already: {', '.join(words)}." if words else ""

@@ -6,11 +6,14 @@ from wsrouter.config.endpoint import endpoint
 from wsrouter.config.files import log_target, readable_file
 from wsrouter.config.hosts import certificate_name
 from wsrouter.config.limits import rate
-from wsrouter.config.options import Kind, Later, Option
+from wsrouter.config.options import Kind, Option
 from wsrouter.config.readers import by_value, certificate_files, commas, networks, one, one_at
 from wsrouter.config.rules import plain_path
-from wsrouter.config.scalars import choice, duration, duration_or_zero, keepalive, number, or_off, size, yes_no
+from wsrouter.config.scalars import choice, duration, duration_or_zero, keepalive, number, or_auto, or_off, size, yes_no
 from wsrouter.config.values import ClientAuth, Log, Plain
+
+#: Far more than a machine has processors to spare for it.
+MOST_WORKERS = 64
 
 ROUTER = Kind(
     "router",
@@ -49,7 +52,13 @@ ROUTER = Kind(
             "-",
         ),
         Option("log_query", one(yes_no), "Whether logged paths keep their query.", "no"),
-        Later("workers", "Processes that share the listeners.", ("1",)),
+        Option(
+            "workers",
+            one(or_auto(number(1, MOST_WORKERS))),
+            f"Processes that share the listeners, 1 to {MOST_WORKERS}, or `auto`: as many as there are processors for the"
+            " router. With 1 all is one process.",
+            "1",
+        ),
     ),
     named=False,
 )

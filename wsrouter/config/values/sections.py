@@ -65,6 +65,8 @@ class Router:
     #: A file, ``"-"`` for the log stream, or None for off.
     access_log: Path | str | None = "-"
     log_query: bool = False
+    #: How many processes; None: as many as there are processors.
+    workers: int | None = 1
 
 
 @dataclass(frozen=True, slots=True)
