@@ -12,9 +12,10 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,8 +25,9 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from wsrouter.assembly import Assembly
+from wsrouter.assembly import Assembly, Role
 from wsrouter.config.memory import FileMemory
+from wsrouter.config.reader import read
 from wsrouter.config.values import Config, Router
 from wsrouter.errors import RouterError
 from wsrouter.listener.listener import Listener
@@ -41,6 +43,12 @@ LAST_PATIENCE = 3.0
 RESERVED = 48
 
 _log = Logger()
+
+
+def workers_of(config: Config) -> int:
+    """How many processes are to take the clients."""
+    wanted = config.router.workers
+    return len(os.sched_getaffinity(0)) if wanted is None else wanted
 
 
 def _client_limit() -> int:
@@ -60,9 +68,18 @@ class RouterService(Service):
 
     name = "wsrouter"
 
-    def __init__(self, reactor: Any, config: Config, memory: FileMemory | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        memory: FileMemory | None = None,
+        role: Role | None = None,
+        worker: int | None = None,
+    ) -> None:
         self.reactor = reactor
-        self.parts = parts = Assembly(reactor, config, memory or FileMemory())
+        #: Which worker this process is, where there are several.
+        self.worker = worker
+        self.parts = parts = Assembly(reactor, config, memory or FileMemory(), role)
         self.relay = parts.relay
         self.registry = parts.registry
         self.sweeper = parts.sweeper
@@ -72,7 +89,7 @@ class RouterService(Service):
         self.pools = parts.pools
         self.site = parts.site
         self.notifier = Notifier()
-        self.reloader = Reloader(parts, self.notifier, self._reloaded)
+        self.reloader = Reloader(parts, self.notifier, self._reloaded, self._read)
         self._access_log: AccessLog | None = None
         self._drain: Drain | None = None
         self._bound = False
@@ -82,8 +99,12 @@ class RouterService(Service):
         self.warnings: list[str] = []
         #: Runs while the first look-ups hold up accepting.
         self._patience: IDelayedCall | None = None
-        #: A reload was asked for before there was anything to reload.
+        #: Clients are taken, or were.
+        self._serving = False
+        #: A reload was asked for before.
         self._reload_wanted = False
+        #: Called with the parent that this gets.
+        self.on_parent: Callable[[Any], None] | None = None
 
     @property
     def config(self) -> Config:
@@ -109,7 +130,7 @@ class RouterService(Service):
 
     def _new_access_log(self, router: Router) -> AccessLog:
         """An access log that is not open yet."""
-        return AccessLog(self.reactor, router.log, _file_of(router))
+        return AccessLog(self.reactor, router.log, _file_of(router), self.worker)
 
     def _reopen_access_log(self, router: Router) -> list[str]:
         """Open the access log anew, even where nothing has changed: this is how logs are rotated. Returns warnings."""
@@ -130,6 +151,12 @@ class RouterService(Service):
         return []
 
     # Life.
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become a part of ``parent``, twistd's application."""
+        if self.on_parent is not None:
+            self.on_parent(parent)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def privilegedStartService(self) -> None:
         """Bind all ports. Raises RouterError with one line that says which one cannot be bound, and why."""
@@ -162,14 +189,17 @@ class RouterService(Service):
         super().startService()  # type: ignore[no-untyped-call]
         with self._told_in_one_line():
             self._bind()
-            if self._access_log is not None:
-                self._access_log.open()
+            self._open_access_log()
         self.relay.client_limit = _client_limit()
         # Clients wait in the kernel's queue until the names of backends were looked up once, or for so long; and until
         # the reactor runs: who is told that the router serves may send it any signal.
         self._patience = self.reactor.callLater(FIRST_LOOKUPS, self._accept)
         looked_up = self.parts.start().addCallback(lambda _: self.reactor.callWhenRunning(self._accept))
         looked_up.addErrback(lambda failure: _log.failure("The start failed", failure))
+
+    def _open_access_log(self) -> None:
+        if self._access_log is not None:
+            self._access_log.open()
 
     def _release(self) -> None:
         """Close all ports."""
@@ -182,8 +212,17 @@ class RouterService(Service):
         if self._patience.active():
             self._patience.cancel()
         self._patience = None
+        self._take_clients()
+
+    def _take_clients(self) -> None:
         for listener in self.listeners:
             listener.start()
+        self._ready()
+
+    def _ready(self) -> None:
+        """Clients are taken, on all ports: say so."""
+        self._serving = True
+        for listener in self.listeners:
             _tell_address(listener)
         if self.parts.demo is not None:
             _log.info("demonstration certificates: clients may trust {ca}", ca=self.parts.demo.ca)
@@ -215,16 +254,27 @@ class RouterService(Service):
 
     def reload(self) -> None:
         """Read the configuration again, and put it in force if it is good; see ``wsrouter.reload``."""
-        self._reload_wanted = self._patience is not None
+        self._reload_wanted = not self._serving and self._drain is None
         if not self._reload_wanted:
             self.reloader.request()
+
+    def _read(self, file: Path) -> Config:
+        return read(file)
 
     async def _reloaded(self, config: Config, opened: Sequence[Listener]) -> Outcome:
         """A configuration was put in force: what is left to do here."""
         for listener in opened:
             _tell_address(listener)
-        warnings = self._reopen_access_log(config.router)
+        warnings = self._reopen_access_log(config.router) + self._kept_workers(config)
         return Outcome(warnings=warnings, live=len(self.registry.entries))
+
+    def _kept_workers(self, config: Config) -> list[str]:
+        """A line if there are to be other processes than there can be without a restart."""
+        return ["[router] workers: several need a restart"] if workers_of(config) > 1 else []
+
+    def replace_workers(self) -> None:
+        """Replace all workers by fresh processes, where there are any."""
+        _log.warn("there are no workers to replace: this is one process (see workers in [router])")
 
     # The process.
 
@@ -236,7 +286,9 @@ class RouterService(Service):
         gc.set_threshold(20_000, 20, 20)
 
     def handle_signals(self) -> None:
-        """Take SIGTERM and SIGINT: the first drains, the second ends at once. Call it once the reactor runs.
+        """Take SIGTERM and SIGINT (the first drains, the second ends at once), SIGHUP and SIGUSR2.
+
+        Call it once the reactor runs.
 
         twistd's own handler would raise the signal again after the reactor has stopped, and so spoil the exit status.
         """
@@ -251,7 +303,11 @@ class RouterService(Service):
 
         signal.signal(signal.SIGTERM, received)
         signal.signal(signal.SIGINT, received)
-        signal.signal(signal.SIGHUP, lambda number, frame: self.reactor.callFromThread(self.reload))
+        for number, handle in ((signal.SIGHUP, self.reload), (signal.SIGUSR2, self.replace_workers)):
+            signal.signal(number, partial(self._on_signal, handle))
+
+    def _on_signal(self, handle: Callable[[], None], number: int, frame: FrameType | None) -> None:
+        self.reactor.callFromThread(handle)
 
     def _stop_reactor(self) -> None:
         self._stopping = self.reactor.seconds()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +18,8 @@ from wsrouter.config.reader import read
 from wsrouter.config.values import Config, Log
 from wsrouter.errors import ConfigError
 from wsrouter.ops.json_log import observer
-from wsrouter.service import RouterService
+from wsrouter.service import RouterService, workers_of
+from wsrouter.workers.supervisor import SupervisorService
 
 
 class Options(usage.Options):
@@ -73,33 +75,26 @@ def makeService(options: Options) -> IService:
     if not sys.platform.startswith("linux"):
         _leave([f"wsrouter: needs Linux (epoll); this is {sys.platform}"])
     reactor = _reactor()
-    if options.configuration.router.log is Log.JSON:
-        log_file = _log_file(options.parent)
-        service: RouterService = JsonLoggedService(reactor, options.configuration, options.memory, log_file)
-    else:
-        service = RouterService(reactor, options.configuration, options.memory)
+    config = options.configuration
+    kind = RouterService if workers_of(config) == 1 else SupervisorService
+    service = kind(reactor, config, options.memory)
     try:
         service.prepare()
     except ConfigError as error:
         _leave(error.faults)
     reactor.callWhenRunning(service.handle_signals)
     reactor.callWhenRunning(service.settle)
+    if config.router.log is Log.JSON:
+        service.on_parent = partial(_log_as_json, _log_file(options.parent))
     return service
 
 
-class JsonLoggedService(RouterService):
-    """The router with ``log = json``: the whole log stream is JSON. ``--logger`` still has the last word."""
-
-    def __init__(self, reactor: Any, config: Config, memory: FileMemory | None, file: Path | None) -> None:
-        super().__init__(reactor, config, memory)
-        self._log_file = file
-
-    def setServiceParent(self, parent: Any) -> None:
-        """Give the application its log observer: twistd asks for it once the service has its parent."""
-        if isinstance(parent, Componentized):
-            stream = None if self._log_file is None else self._log_file.open("a", encoding="utf-8")
-            parent.setComponent(ILogObserver, observer(stream))  # type: ignore[no-untyped-call]
-        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+def _log_as_json(file: Path | None, parent: Any) -> None:
+    """Make the whole log stream JSON, for ``log = json``. ``--logger`` still has the last word."""
+    # twistd asks the application for its observer once the service has its parent.
+    if isinstance(parent, Componentized):
+        stream = None if file is None else file.open("a", encoding="utf-8")
+        parent.setComponent(ILogObserver, observer(stream))  # type: ignore[no-untyped-call]
 
 
 def _log_file(twistd: usage.Options | None) -> Path | None:

@@ -44,8 +44,8 @@ class FileMemory:
     def __init__(self) -> None:
         self._kept = Reading()
         self._fresh = Reading()
-        #: Another process has read the files.
-        self._given = False
+        #: What another process has read, if this one reads nothing itself.
+        self._given: Reading | None = None
         #: A configuration is in force.
         self.serving = False
         self.denied: list[Path] = []
@@ -57,8 +57,12 @@ class FileMemory:
 
     def give(self, reading: Reading) -> None:
         """Files are as ``reading`` says from now on, whatever is on disk."""
-        self._kept = reading
-        self._given = True
+        self._given = reading
+
+    @property
+    def _known(self) -> Reading:
+        """What can be recalled."""
+        return self._kept if self._given is None else self._given
 
     @property
     def in_force(self) -> Reading:
@@ -87,24 +91,24 @@ class FileMemory:
     # What the functions below use.
 
     def note(self, path: Path) -> None:
-        if path not in self.denied and not self._given:
+        if path not in self.denied and self._given is None:
             self.denied.append(path)
 
     def text(self, path: Path) -> bytes:
         """The configuration itself, which is never recalled."""
-        self._fresh.text = self._kept.text if self._given else path.read_bytes()
+        self._fresh.text = path.read_bytes() if self._given is None else self._given.text
         return self._fresh.text
 
     def given(self, path: Path) -> bytes | None:
         """What another process has read at ``path``, if that is how this one reads."""
-        return self.recall(path) if self._given else None
+        return None if self._given is None else self.recall(path)
 
     def keep(self, path: Path, data: bytes) -> None:
         self._fresh.contents[path] = data
 
     def recall(self, path: Path) -> bytes | None:
         """What ``path`` held, if that is known."""
-        data = self._kept.contents.get(path)
+        data = self._known.contents.get(path)
         if data is not None:
             self.note(path)
             self.keep(path, data)
@@ -112,13 +116,13 @@ class FileMemory:
 
     def recalls(self, path: Path) -> bool:
         """Whether the configuration in force has read the file at ``path``, and it is closed by now."""
-        return path in self._kept.contents and (self._given or _closed(path, os.R_OK))
+        return path in self._known.contents and (self._given is not None or _closed(path, os.R_OK))
 
     def keep_folder(self, path: Path) -> None:
         self._fresh.folders.add(path)
 
     def recall_folder(self, path: Path) -> bool:
-        if path not in self._kept.folders or not (self._given or _closed(path, os.R_OK | os.X_OK)):
+        if path not in self._known.folders or not (self._given is not None or _closed(path, os.R_OK | os.X_OK)):
             return False
         self.note(path)
         self.keep_folder(path)
@@ -126,8 +130,8 @@ class FileMemory:
 
     def matched(self, folder: Path, pattern: str, names: list[str]) -> list[str]:
         """What a pattern matched, with those of its last matches that are closed by now."""
-        recalled = self._kept.globs.get((folder, pattern), ())
-        if self._given:
+        recalled = self._known.globs.get((folder, pattern), ())
+        if self._given is not None:
             names = []
         found = sorted({*names, *(name for name in recalled if self.recalls(folder / name))})
         self._fresh.globs[folder, pattern] = tuple(found)

@@ -28,12 +28,16 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 class AccessLog:
-    """Observes the registry and writes to a file, or to the log stream for ``None``."""
+    """Observes the registry and writes to a file, or to the log stream for ``None``.
 
-    def __init__(self, clock: IReactorTime, form: Log, file: Path | None) -> None:
+    ``worker`` is named in each line, where there are several: the numbers of connections are each one's own.
+    """
+
+    def __init__(self, clock: IReactorTime, form: Log, file: Path | None, worker: int | None = None) -> None:
         self._clock = clock
         self._format = _as_json if form is Log.JSON else _as_text
         self._file = file
+        self._worker = worker
         self._stream: io.FileIO | None = None
         #: The last line could not be written, or not whole.
         self._failing = False
@@ -140,6 +144,8 @@ class AccessLog:
         )
 
     def _write(self, line: Line) -> None:
+        if self._worker is not None:
+            line["worker"] = self._worker
         if self._stream is None:
             _log.info("{line}", line=self._format(line), fields=line)
             return

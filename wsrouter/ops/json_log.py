@@ -38,9 +38,13 @@ def _as_json(event: LogEvent) -> str:
             "system": event.get("log_namespace", "-"),
             "message": formatEvent(event),
         }
+        if "worker" in event:
+            line["worker"] = event["worker"]
         failure = event.get("log_failure")
         if failure is not None:
             line["traceback"] = failure.getTraceback()
+        elif "traceback" in event:
+            line["traceback"] = event["traceback"]
     return json.dumps(line, separators=(",", ":"), default=str)
 
 

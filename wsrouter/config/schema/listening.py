@@ -55,8 +55,8 @@ ROUTER = Kind(
         Option(
             "workers",
             one(or_auto(number(1, MOST_WORKERS))),
-            f"Processes that share the listeners, 1 to {MOST_WORKERS}, or `auto`: as many as there are processors for the"
-            " router. With 1 all is one process.",
+            f"Processes that share the listeners, 1 to {MOST_WORKERS}, or `auto`: as many as the router may use"
+            " processors. With 1 all is one process.",
             "1",
         ),
     ),

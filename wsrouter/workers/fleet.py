@@ -1,0 +1,382 @@
+"""The workers, together: kept alive, replaced, told what concerns them all.
+
+There are as many places as the configuration wants workers. A worker that dies is replaced at once in its place; one
+that dies again and again is replaced after pauses that grow. While all are replaced, one after the other, a place has
+two for a moment: the new one serves before the old one begins to leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from socket import socket
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wsrouter.config.differences import count
+from wsrouter.workers.control import Refused
+from wsrouter.workers.generation import Generation
+from wsrouter.workers.process import Stage, WorkerProcess
+
+#: A worker that has lived this long was well, in seconds: the pauses begin anew.
+WELL = 10.0
+#: The pause before the second replacement in a row, which doubles with every further one; the longest, in seconds.
+PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+#: How long a worker may take to serve, or to take over a reload, in seconds. Then it is killed.
+PATIENCE = 60.0
+#: How often workers are asked what lives in them, and after what silence the log is told, in seconds.
+ASK = 5.0
+SILENCE = 10.0
+
+_log = Logger()
+
+
+class StartFailed(Exception):
+    """No worker could be started."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One of the workers that the configuration wants."""
+
+    worker: WorkerProcess | None = None
+    #: How often in a row a worker has died young here.
+    deaths: int = 0
+    #: The next try.
+    call: IDelayedCall | None = None
+
+
+class Fleet:
+    """All workers of one router.
+
+    ``generation`` makes what they run on, and gives the ports that it names. ``closed`` is called whenever there is one
+    less that accepts. ``make`` makes a worker that is not started yet.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        generation: Callable[[], tuple[Generation, Mapping[int, socket]]],
+        closed: Callable[[], None],
+        make: Callable[..., WorkerProcess] = WorkerProcess,
+    ) -> None:
+        self._reactor = reactor
+        self._make = make
+        self._generation = generation
+        self._closed = closed
+        #: All whose process lives, by number.
+        self.workers: dict[int, WorkerProcess] = {}
+        self._places: list[Place] = []
+        self._last = 0
+        self._stopping = False
+        self._rolling = False
+        #: Fires when no process is left.
+        self._gone: Deferred[None] | None = None
+        #: Whether any worker has ever served.
+        self._proven = False
+        self._asking = LoopingCall(self._ask)
+        self._asking.clock = reactor
+
+    # What lives.
+
+    @property
+    def serving(self) -> list[WorkerProcess]:
+        """The workers that take clients."""
+        return [worker for worker in self.workers.values() if worker.stage is Stage.SERVING]
+
+    @property
+    def live(self) -> int:
+        """Sessions and tunnels, as of the last count."""
+        return sum(worker.sessions + worker.tunnels for worker in self.workers.values())
+
+    # The start.
+
+    async def start(self, number: int) -> None:
+        """Start ``number`` workers; returns when all serve, or some do and the others are tried again and again.
+
+        Raises StartFailed when none can be started.
+        """
+        self._places = [Place() for _ in range(number)]
+        await self._fill_all(self._places)
+        if self._stopping:
+            return
+        if not self._proven:
+            raise StartFailed
+        for place in self._places:
+            if place.worker is None and place.call is None:
+                self._replace(place, was_well=False)
+        self._asking.start(ASK, now=False)
+
+    async def _fill_all(self, places: Sequence[Place]) -> None:
+        await DeferredList([self._fill(place) for place in places])
+
+    def _fill(self, place: Place) -> Deferred[None]:
+        """Start a worker in a place that has none; fires when it serves, or does not."""
+        place.call = None
+        filled = Deferred.fromCoroutine(self._try_to_fill(place))
+        filled.addErrback(lambda failure: _log.failure("A worker could not be started", failure))
+        return filled
+
+    async def _try_to_fill(self, place: Place) -> None:
+        worker = self._spawn()
+        if worker is None:
+            self._replace(place, was_well=False)
+            return
+        place.worker = worker
+        await self._begin(worker)
+
+    def _spawn(self) -> WorkerProcess | None:
+        """A new worker; None: there can be no new process, and that was told."""
+        self._last += 1
+        worker = self._make(self._reactor, self._last, self._over, self._closed)
+        try:
+            worker.start()
+        except OSError as error:
+            _log.error("worker {number} cannot be started: {error}", number=worker.number, error=error.strerror)
+            return None
+        self.workers[worker.number] = worker
+        return worker
+
+    async def _begin(self, worker: WorkerProcess) -> bool:
+        """Make a worker serve; False: it does not, and is ended."""
+        try:
+            while True:
+                generation, sockets = self._generation()
+                await self._within(worker, worker.configure(generation, sockets))
+                if worker.stage is not Stage.STARTING:
+                    return False
+                if generation.revision == self._generation()[0].revision:
+                    break
+        except Refused as error:
+            for line in str(error).splitlines():
+                _log.error("worker {number}: {line}", number=worker.number, line=line)
+            worker.kill()
+            return False
+        except ConnectionClosed:
+            return False  # its end is told where its process has ended
+        worker.stage = Stage.SERVING
+        self._proven = True
+        _log.info("worker {number} (process {pid}) serves", number=worker.number, pid=worker.pid)
+        return True
+
+    async def _within(self, worker: WorkerProcess, coroutine: Any) -> Any:
+        """The answer of a worker, which is killed if it takes longer than PATIENCE."""
+
+        def late() -> None:
+            _log.error(
+                "worker {number} has not answered for {seconds:g} s: it is killed",
+                number=worker.number,
+                seconds=PATIENCE,
+            )
+            worker.kill()
+
+        call = self._reactor.callLater(PATIENCE, late)
+        try:
+            return await coroutine
+        finally:
+            if call.active():
+                call.cancel()
+
+    # What concerns all.
+
+    async def configure(self) -> tuple[list[str], int]:
+        """Have all run on what ``generation`` makes now; returns what there is to warn of, and how many live on.
+
+        One that cannot is killed, and its place gets another.
+        """
+        generation, sockets = self._generation()
+        warnings: list[str] = []
+        live = sum(
+            worker.sessions + worker.tunnels for worker in self.workers.values() if worker.stage is Stage.LEAVING
+        )
+
+        async def one(worker: WorkerProcess) -> int:
+            try:
+                found, lives = await self._within(worker, worker.configure(generation, sockets))
+            except ConnectionClosed:
+                return 0
+            except Exception as error:
+                _log.error(
+                    "worker {number} cannot take over the reload and is killed: {error}",
+                    number=worker.number,
+                    error=error,
+                )
+                worker.kill()
+                return 0
+            warnings.extend(line for line in found if line not in warnings)
+            return int(lives)
+
+        return warnings, live + sum(await gatherResults([Deferred.fromCoroutine(one(each)) for each in self.serving]))
+
+    def probed(self, pool: str, backend: str, rtt: float | None, reason: str, state: str, why: str) -> None:
+        """Tell all what a probe has found."""
+        for worker in self.workers.values():
+            worker.probed(pool, backend, rtt, reason, state, why)
+
+    async def resize(self, number: int) -> None:
+        """Have ``number`` workers from now on: more are started, or the last ones drain."""
+        while len(self._places) > number:
+            self._clear(self._places.pop(), "there are to be fewer workers")
+        more = [Place() for _ in range(number - len(self._places))]
+        self._places += more
+        await self._fill_all(more)
+
+    def _clear(self, place: Place, why: str) -> None:
+        if place.call is not None:
+            place.call.cancel()
+            place.call = None
+        worker, place.worker = place.worker, None
+        if worker is not None:
+            worker.leave(why)
+
+    async def roll(self) -> None:
+        """Replace all workers, one after the other, by fresh processes; the old ones drain."""
+        if self._rolling or self._stopping:
+            _log.warn(
+                "workers are not replaced: {why}", why="they are ending" if self._stopping else "they are already"
+            )
+            return
+        self._rolling = True
+        try:
+            await self._roll()
+        finally:
+            self._rolling = False
+
+    async def _roll(self) -> None:
+        places = list(self._places)
+        _log.info("replacing {workers}", workers=count(len(places), "worker"))
+        for done, place in enumerate(places):
+            if place not in self._places:
+                continue  # there are fewer by now
+            worker = self._spawn()
+            well = worker is not None and await self._begin(worker)
+            if self._stopping:
+                return
+            if worker is None or not well:
+                _log.error(
+                    "workers are replaced no further: the new one does not serve; {done} of {all} were",
+                    done=done,
+                    all=len(places),
+                )
+                return
+            if place not in self._places:
+                worker.leave("there are to be fewer workers")
+                continue
+            self._clear(place, "another worker takes its place")
+            place.worker, place.deaths = worker, 0
+        _log.info("{workers} replaced", workers=count(len(places), "worker"))
+
+    # The end.
+
+    def leave(self, why: str, delayed: bool) -> Deferred[None]:
+        """Have all drain and end; fires when they have."""
+        self._stop_filling()
+        for worker in self.workers.values():
+            worker.leave(why, delayed)
+        return self._all_gone()
+
+    def end(self) -> Deferred[None]:
+        """Have all end now; fires when they have."""
+        self._stop_filling()
+        for worker in self.workers.values():
+            worker.end()
+        return self._all_gone()
+
+    def kill(self) -> Deferred[None]:
+        """End what is left; fires when it has."""
+        self._stop_filling()
+        for worker in list(self.workers.values()):
+            worker.kill()
+        return self._all_gone()
+
+    def _stop_filling(self) -> None:
+        self._stopping = True
+        if self._asking.running:
+            self._asking.stop()
+        for place in self._places:
+            if place.call is not None:
+                place.call.cancel()
+                place.call = None
+
+    def _all_gone(self) -> Deferred[None]:
+        if self._gone is None:
+            self._gone = Deferred()
+            if not self.workers:
+                self._gone.callback(None)
+        waiting: Deferred[None] = Deferred()
+
+        def gone(_: None) -> None:
+            waiting.callback(None)
+
+        self._gone.addCallback(gone)
+        return waiting
+
+    # Ends of workers.
+
+    def _over(self, worker: WorkerProcess, how: str) -> None:
+        """The process of ``worker`` has ended."""
+        self.workers.pop(worker.number, None)
+        self._closed()
+        place = next((one for one in self._places if one.worker is worker), None)
+        if place is not None:
+            place.worker = None
+        if self._stopping:
+            if not self.workers and self._gone is not None and not self._gone.called:
+                self._gone.callback(None)
+            return
+        if place is None:
+            # It was to end; or it was to take a place and never served, which is told there.
+            _log.info("worker {number} has ended: {how}", number=worker.number, how=how)
+            return
+        lost = worker.sessions + worker.tunnels
+        _log.error(
+            "worker {number} has died: {how}; {lost} with it",
+            number=worker.number,
+            how=how,
+            lost=f"about {count(lost, 'session or tunnel', 'sessions and tunnels')}" if lost else "few or no sessions",
+        )
+        self._replace(place, self._reactor.seconds() - worker.started >= WELL)
+
+    def _replace(self, place: Place, was_well: bool) -> None:
+        """Start another worker in a place whose last one has died, at once or after a pause."""
+        if not self._proven:
+            return  # the start has failed, or looks after this itself
+        place.deaths = 1 if was_well else place.deaths + 1
+        pause = 0.0 if place.deaths == 1 else min(PAUSE * 2 ** (place.deaths - 2), LONGEST_PAUSE)
+        if place.deaths > 1:
+            _log.error(
+                "a worker has died {deaths} times in a row; the next one is started in {pause:g} s",
+                deaths=place.deaths,
+                pause=pause,
+            )
+        place.call = self._reactor.callLater(pause, self._fill, place)
+
+    # Counting.
+
+    def _ask(self) -> None:
+        now = self._reactor.seconds()
+        for worker in self.workers.values():
+            if worker.stage is Stage.STARTING:
+                continue
+            if worker.asked is None:
+                asked = Deferred.fromCoroutine(worker.count())
+                asked.addErrback(_closed)
+            elif now - worker.asked >= SILENCE:
+                _log.warn(
+                    "worker {number} has not answered for {seconds:.0f} s: something holds up its loop",
+                    number=worker.number,
+                    seconds=now - worker.asked,
+                )
+
+
+def _closed(failure: Failure) -> None:
+    """It has ended instead; that is told elsewhere."""
+    if not isinstance(failure.value, ConnectionClosed):
+        _log.failure("A worker could not be asked what lives in it", failure)
