@@ -43,6 +43,7 @@ from wsrouter.ops.on_down import Evictions
 from wsrouter.policy.health import Change, State
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import RouteTable
+from wsrouter.policy.sharing import Sharing
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.ports import OwnPorts, Ports, PortSource
 from wsrouter.relay.loop import Relay
@@ -83,6 +84,8 @@ class Role:
     probes: bool = True
     #: Where demonstration certificates lie that another process has made.
     demo_folder: Path | None = None
+    #: What makes limits hold for all processes.
+    sharing: Sharing | None = None
 
 
 class Assembly:
@@ -167,7 +170,12 @@ class Assembly:
             try:
                 if running is None:
                     pools[pool.name] = BackendPool(
-                        self.relay, pool, self.discovery, _keepalive(config), probes=self.role.probes
+                        self.relay,
+                        pool,
+                        self.discovery,
+                        _keepalive(config),
+                        probes=self.role.probes,
+                        sharing=self.role.sharing,
                     )
                 else:
                     tls[pool.name] = PoolTls.read(pool)
@@ -219,7 +227,8 @@ class Assembly:
     def make_listener(self, config: values.Listener, drawing: Drawing) -> Listener:
         """A listener; it is not bound yet."""
         store = drawing.stores[config.name]
-        return Listener(config, store, drawing.tunnels, self.layer4, self.site, self.role.accepts)
+        role = self.role
+        return Listener(config, store, drawing.tunnels, self.layer4, self.site, role.accepts, role.sharing)
 
     def open_echoes(self, config: Config, demo: DemoCertificates | None) -> dict[int, EchoService]:
         """Bind the ports of demonstration backends that are not there yet. ConfigError: none of them was bound."""

@@ -339,10 +339,13 @@ class RouterService(Service):
         _log.info("no new connections")
         self.site.draining = True
         self.parts.part()
-        for listener in self.listeners:
-            listener.stop()
+        self._stop_listening()
         for front in list(self.site.fronts):
             front.drain()
+
+    def _stop_listening(self) -> None:
+        for listener in self.listeners:
+            listener.stop()
 
 
 def _file_of(router: Router) -> Path | None:

@@ -450,3 +450,110 @@ def test_what_cannot_be_started_ends_with_one_line(tmp_path, backend) -> None:
     assert done.stderr.splitlines() == [
         f"wsrouter: listener main: cannot listen on tcp:{taken.port}:interface=127.0.0.1: address already in use"
     ]
+
+
+# Limits.
+
+
+def test_limits_hold_for_all_workers_and_a_dead_one_gives_back_what_it_had(
+    serving, one_in_each, open_with, connect
+) -> None:
+    router, server = serving()
+    text = router.text.replace(server.address, f"{server.address} max_sessions=3")
+    router.reload(text)
+    sessions = one_in_each(router, server, 1, 2)
+    third = open_with(router, server)
+    for _ in range(10):
+        client = connect(router.port)
+        client.request("/ws")
+        assert client.recv_head().startswith(b"HTTP/1.1 503 ")
+        client.close()
+    end(third[:2])
+    router.wait_for("event=close")
+    fourth = open_with(router, server)
+    owners = [1, 2, fourth[2]]
+    os.kill(processes_of(router)[1], signal.SIGKILL)
+    router.wait_for("worker 3 (process")
+    again = [open_with(router, server) for _ in range(owners.count(1))]
+    client = connect(router.port)
+    client.request("/ws")
+    assert client.recv_head().startswith(b"HTTP/1.1 503 ")
+    client.close()
+    for session in (*sessions.values(), fourth[:2], *(one[:2] for one in again)):
+        end(session)
+
+
+def test_who_waits_is_served_when_a_place_becomes_free_in_another_worker(serving, one_in_each, connect) -> None:
+    router, server = serving()
+    text = router.text.replace(
+        server.address, f"{server.address} max_sessions=2\n    queue = 5\n    queue_timeout = 20s"
+    )
+    sessions = one_in_each(router, server, 1, 2)
+    router.reload(text)
+    waiting = [connect(router.port) for _ in range(2)]
+    for client in waiting:
+        client.request("/ws")
+    for session in sessions.values():
+        end(session)
+    for _ in waiting:
+        server.accept().answer()
+    for client in waiting:
+        assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+        client.close()
+
+
+LIMITED = """
+    [router]
+    workers = 2
+    [listener main]
+    endpoint = tcp:0:interface=127.0.0.1
+    {limit}
+    [route all]
+    redirect = /x
+"""
+
+
+def test_one_address_has_its_connections_in_all_workers_together(start_process, connect) -> None:
+    router = start_process(LIMITED.format(limit="max_connections_per_ip = 4"))
+    answers = []
+    clients = [connect(router.port) for _ in range(12)]
+    for client in clients:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answers.append(client.recv_until(b"\r\n\r\n")[9:12])
+    assert answers.count(b"302") == 4
+    assert answers.count(b"429") == 8
+    for client in clients:
+        client.close()
+    router.signal()
+    assert router.status() == 0
+
+
+def test_one_address_has_its_rate_in_all_workers_together(start_process, connect) -> None:
+    router = start_process(LIMITED.format(limit="connections_per_ip = 5/h"))
+    answers = []
+    # One more has looked whether it is up.
+    for _ in range(12):
+        client = connect(router.port)
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answers.append(client.recv_until(b"\r\n\r\n")[9:12])
+        client.close()
+    assert answers == [b"302"] * 4 + [b"429"] * 8
+    router.signal()
+    assert router.status() == 0
+
+
+def test_a_listener_has_its_connections_in_all_workers_together(start_process, connect) -> None:
+    router = start_process(LIMITED.format(limit="max_connections = 4"))
+    clients = [connect(router.port) for _ in range(8)]
+    for client in clients:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    served = select.select([client.socket for client in clients], [], [], PATIENCE)[0]
+    while len(served) < 4:
+        served = select.select([client.socket for client in clients], [], [], PATIENCE)[0]
+    router.wait_for("accepting pauses: the limit of connections is reached")
+    # By one more at most: two workers may take the last place in the same instant.
+    assert len(select.select([client.socket for client in clients], [], [], 0)[0]) <= 5
+    for client in clients:
+        client.close()
+    router.signal()
+    assert router.status() == 0

@@ -27,6 +27,7 @@ from wsrouter.policy.dispatching import Dispatcher
 from wsrouter.policy.health import Change, State
 from wsrouter.policy.health_table import HealthTable
 from wsrouter.policy.members import Member
+from wsrouter.policy.sharing import Alone, Sharing
 from wsrouter.policy.stickiness import StickyCookie
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
@@ -48,7 +49,9 @@ class BackendPool:
         discovery: Discovery,
         keepalive: float | None = None,
         probes: bool = True,
+        sharing: Sharing | None = None,
     ) -> None:
+        self._sharing = sharing or Alone()
         self.relay = relay
         self.name = config.name
         #: It watches nobody any more, and nobody waits.
@@ -59,6 +62,7 @@ class BackendPool:
         self.config = config
         self.keepalive = keepalive
         self.members = tuple([Member(backend) for backend in config.backends])
+        self._share()
         self._clock = clock = cast(IReactorTime, relay.reactor)
         #: Retired, it looks again and again whether anybody needs it still.
         self._look: IDelayedCall | None = None
@@ -68,12 +72,20 @@ class BackendPool:
         self.sticky = _sticky_of(config, self.members)
         #: The health of every member, and what changes it.
         self.table = HealthTable(config, self.members, clock.seconds())
-        self.line = WaitingLine(relay, self._pick_for_waiting, self.take, config.queue, config.queue_timeout)
+        self.line = WaitingLine(
+            relay, self._pick_for_waiting, self.take, config.queue, config.queue_timeout, sharing is not None
+        )
         #: Changes with what connections to the backends are made of.
         self.epoch = object()
         self._on_gone: list[Callable[[Member], None]] = []
         self._checker = HealthChecker(clock, self, self.table, probes=probes)
         self.table.observe(self._changed)
+
+    def _share(self) -> None:
+        """Have limits of backends hold for all processes."""
+        for member in self.members:
+            limited = member.backend.max_sessions is not None
+            member.share(self._sharing.gauge(f"sessions {self.name} {member.label}") if limited else None)
 
     # Life.
 
@@ -123,6 +135,7 @@ class BackendPool:
         for member, backend in zip(members, config.backends, strict=True):
             member.reconfigure(backend)
         self.members = tuple(members)
+        self._share()
         if (before.balance, before.key, before.slow_start, before.backends) != (
             config.balance,
             config.key,
@@ -211,11 +224,11 @@ class BackendPool:
 
     def take(self, member: Member) -> None:
         """Count one use of ``member``; ``give_back`` must follow."""
-        member.live += 1
+        member.count(1)
 
     def give_back(self, member: Member) -> None:
         """One use has ended."""
-        member.live -= 1
+        member.count(-1)
         if self.line.waiting:
             self.line.move_up()
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from wsrouter.policy.members import Member
-from wsrouter.relay.deadlines import Waiter
+from wsrouter.relay.deadlines import Deadline, Waiter
 from wsrouter.relay.loop import Relay
+
+#: How often a line looks for places that other processes have left, in seconds.
+LOOK: Final = 0.1
 
 
 class Waiting(Waiter):
@@ -48,7 +52,7 @@ class WaitingLine:
     """The line before one pool.
 
     ``pick(key)`` chooses a member that takes one more, or None; ``take`` counts it. ``size`` is how many may wait,
-    ``timeout`` for how long, in seconds.
+    ``timeout`` for how long, in seconds. ``shared``: places become free in other processes too, which tell nobody.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class WaitingLine:
         take: Callable[[Member], None],
         size: int,
         timeout: float,
+        shared: bool = False,
     ) -> None:
         self.relay = relay
         self.size = size
@@ -66,6 +71,8 @@ class WaitingLine:
         self._pick = pick
         self._take = take
         self._moving = False
+        self._shared = shared
+        self._look: Deadline | None = None
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -76,7 +83,16 @@ class WaitingLine:
             return None
         waiting = Waiting(self, key, served)
         self.waiting.append(waiting)
+        if self._shared and self._look is None:
+            self._look = self.relay.deadlines.after(LOOK, self._look_elsewhere)
         return waiting
+
+    def _look_elsewhere(self) -> None:
+        """Look whether there is room by now, and again while anybody waits."""
+        self._look = None
+        if self.waiting:
+            self.move_up()
+            self._look = self.relay.deadlines.after(LOOK, self._look_elsewhere)
 
     def move_up(self) -> None:
         """There may be room: serve who can be served, at the end of the batch, once for all that ended in it."""

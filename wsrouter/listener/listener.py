@@ -18,6 +18,7 @@ from wsrouter.listener.port import Port, bind, bind_over
 from wsrouter.listener.preamble import Preamble
 from wsrouter.live.connection import connection_of
 from wsrouter.policy.admission import Admission
+from wsrouter.policy.sharing import Alone, Gauge, Sharing
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.acceptor import Acceptor
 from wsrouter.relay.deadlines import Deadline
@@ -39,7 +40,9 @@ class Listener:
         layer4: Layer4,
         site: Site,
         accepts: bool = True,
+        sharing: Sharing | None = None,
     ) -> None:
+        self._sharing = sharing or Alone()
         self.config = config
         #: No: the port is bound for other processes, and nobody is accepted in this one.
         self.accepts = accepts
@@ -53,7 +56,7 @@ class Listener:
         self.site = site
         self.relay = site.relay
         #: Its lists, limits and what they have counted; a reload changes it in place.
-        self.admission = Admission(config)
+        self.admission = Admission(config, sharing)
         #: Another object whenever who comes in has to show something else: older connections end with their request.
         self.epoch = object()
         #: Connections over a limit that are still given a chance to hear of it.
@@ -139,7 +142,13 @@ class Listener:
             self._accepted,
             self.config.max_connections,
             self.config.tcp_keepalive,
+            self._gauge(),
         )
+
+    def _gauge(self) -> Gauge | None:
+        """What counts who lives in other processes, where ``max_connections`` has to hold for all."""
+        limited = self.config.max_connections is not None
+        return self._sharing.gauge(f"listener {self.name}") if limited else None
 
     def reconfigure(self, config: values.Listener, store: CertificateStore | None, tunnels: TunnelTable) -> None:
         """Take over a reload, in place: connections that are accepted, or get their verdict, from now on follow it."""
@@ -151,7 +160,7 @@ class Listener:
         self.tunnels = tunnels
         self.admission.reconfigure(config)
         if self._acceptor is not None:
-            self._acceptor.reconfigure(self.name, config.max_connections, config.tcp_keepalive)
+            self._acceptor.reconfigure(self.name, config.max_connections, config.tcp_keepalive, self._gauge())
 
     def _suspend(self) -> None:
         """Leave the address to another listener, but keep the port bound."""

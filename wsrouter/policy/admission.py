@@ -15,8 +15,9 @@ from typing import Final
 
 from wsrouter.config.values import Listener, Rate
 from wsrouter.errors import HttpError
-from wsrouter.policy.limits import ConnectionCounter, RateLimiter, client_key
+from wsrouter.policy.limits import RateLimiter, client_key
 from wsrouter.policy.networks import UNIX, Access, Networks
+from wsrouter.policy.sharing import Alone, Limiter, Sharing
 
 #: How often the log is told of one address that is turned away: a flood must not become a flood of lines.
 _TOLD: Final = Rate(1 / 60, 1)
@@ -33,6 +34,7 @@ class Admission:
         "_handshakes",
         "_limited",
         "_rate",
+        "_sharing",
         "_told",
         "guarded",
         "limits_handshakes",
@@ -40,10 +42,11 @@ class Admission:
         "trusts",
     )
 
-    def __init__(self, config: Listener) -> None:
-        self._connections = ConnectionCounter(None)
-        self._rate: RateLimiter | None = None
-        self._handshakes: RateLimiter | None = None
+    def __init__(self, config: Listener, sharing: Sharing | None = None) -> None:
+        self._sharing = sharing = sharing or Alone()
+        self._connections = sharing.counter(f"connections {config.name}")
+        self._rate: Limiter | None = None
+        self._handshakes: Limiter | None = None
         self._told = RateLimiter(_TOLD, _TOLD_OF)
         self.reconfigure(config)
 
@@ -58,13 +61,22 @@ class Admission:
         self.trusts = bool(config.trusted)
         self._access = Access(config.allow, config.deny)
         self._connections.limit = config.max_connections_per_ip
-        self._rate = _limiter(self._rate, config.connections_per_ip)
-        self._handshakes = _limiter(self._handshakes, config.handshakes_per_ip)
+        self._rate = self._limiter("rate", self._rate, config, config.connections_per_ip)
+        self._handshakes = self._limiter("handshakes", self._handshakes, config, config.handshakes_per_ip)
         #: Whether ``shake_hands`` could turn anybody away.
         self.limits_handshakes = self._handshakes is not None
         self._limited = config.max_connections_per_ip is not None or self._rate is not None
         #: Whether anybody could be turned away when connecting; if not, ``enter`` need not be asked.
         self.guarded = self._limited or bool(self._access)
+
+    def _limiter(self, what: str, limiter: Limiter | None, config: Listener, rate: Rate | None) -> Limiter | None:
+        """A limiter for ``rate``: the old one, with its debts, where there is one."""
+        if rate is None:
+            return None
+        if limiter is None:
+            return self._sharing.limiter(f"{what} {config.name}", rate)
+        limiter.reconfigure(rate)
+        return limiter
 
     def announces(self, peer: str) -> bool:
         """Whether the PROXY header of this peer is believed. Who may connect to a unix socket says its file."""
@@ -112,13 +124,3 @@ def retry_after(seconds: float) -> tuple[bytes, bytes]:
     """The field that says when to try again, in whole seconds, rounded up (RFC 9110 10.2.3)."""
     # A limiter adds a little for the rounding of floats; it must not become a second.
     return (b"Retry-After", b"%d" % max(1, math.ceil(seconds - 0.001)))
-
-
-def _limiter(limiter: RateLimiter | None, rate: Rate | None) -> RateLimiter | None:
-    """A limiter for ``rate``: the old one, with its debts, where there is one."""
-    if rate is None:
-        return None
-    if limiter is None:
-        return RateLimiter(rate)
-    limiter.reconfigure(rate)
-    return limiter

@@ -18,7 +18,7 @@ from wsrouter.config.values import Rate
 from wsrouter.policy.networks import IPV6, number_of
 
 #: Who waits as long as told must pass; floats of the present time are not finer than this, in seconds.
-_SLACK = 1e-6
+SLACK = 1e-6
 
 
 def client_key(ip: str) -> int | None:
@@ -60,7 +60,7 @@ class RateLimiter:
         #: How long an empty bucket takes to fill.
         self._full = rate.burst * self._interval
         #: How far from full a bucket may be and still give.
-        self._room = self._full - self._interval + _SLACK
+        self._room = self._full - self._interval + SLACK
 
     def take(self, key: int | str | bytes, now: float) -> float:
         """Take one token of ``key``: 0.0 when there is one, else the seconds until there will be (for Retry-After).
@@ -82,7 +82,7 @@ class RateLimiter:
             young[key] = now + debt + self._interval
             return 0.0
         young[key] = now + debt
-        return debt - self._room + _SLACK
+        return debt - self._room + SLACK
 
     def __len__(self) -> int:
         """How many entries are kept; a key that is in both generations counts twice."""
@@ -123,7 +123,7 @@ class TokenBucket:
         if debt > self._full:
             debt = self._full
             self._full_at = now + debt
-        return int((self._full - debt + _SLACK) * self.rate.per_second)
+        return int((self._full - debt + SLACK) * self.rate.per_second)
 
     def take(self, count: int, now: float) -> None:
         """Take ``count`` tokens of those that ``has`` or ``level`` have told of."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from wsrouter.config.values import Backend
+from wsrouter.policy.sharing import Gauge
 
 #: Stands for no limit of sessions.
 UNLIMITED: Final = 1 << 62
@@ -17,7 +18,7 @@ class Member:
     reload that keeps the backend keeps the member, with its live sessions and its health.
     """
 
-    __slots__ = ("_room", "available", "backend", "label", "live", "since", "unanswered", "weight")
+    __slots__ = ("_gauge", "_room", "available", "backend", "label", "live", "since", "unanswered", "weight")
 
     def __init__(self, backend: Backend, since: float | None = None) -> None:
         self.backend = backend
@@ -34,6 +35,22 @@ class Member:
         self.since = since
         self.weight = backend.weight
         self._room = UNLIMITED if backend.max_sessions is None else backend.max_sessions
+        #: What lives in other processes, where its limit holds for all.
+        self._gauge: Gauge | None = None
+
+    def share(self, gauge: Gauge | None) -> None:
+        """What lives here counts in ``gauge`` from now on, and what that has of others counts here."""
+        if self._gauge is not None:
+            self._gauge.add(-self.live)
+        self._gauge = gauge
+        if gauge is not None:
+            gauge.add(self.live)
+
+    def count(self, change: int) -> None:
+        """One more lives (1), or one less (-1)."""
+        self.live += change
+        if self._gauge is not None:
+            self._gauge.add(change)
 
     def reconfigure(self, backend: Backend) -> None:
         """The same server, with other words behind it."""
@@ -44,7 +61,9 @@ class Member:
     @property
     def takes(self) -> bool:
         """Whether one more session may go here now."""
-        return self.available and self.live < self._room
+        if not self.available or self.live >= self._room:
+            return False
+        return self._gauge is None or self.live + self._gauge.others() < self._room
 
     def __repr__(self) -> str:
         return f"<{self.label} live={self.live}{'' if self.available else ' unavailable'}>"

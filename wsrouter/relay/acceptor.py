@@ -17,6 +17,7 @@ from typing import Final
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wsrouter.policy.sharing import Gauge
 from wsrouter.relay.deadlines import Deadline
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import EPOLLIN, Relay
@@ -59,6 +60,7 @@ class Acceptor:
     __slots__ = (
         "_accepted",
         "_family",
+        "_gauge",
         "_label",
         "_limit",
         "_paused_at",
@@ -80,7 +82,10 @@ class Acceptor:
         accepted: Callable[[Leg], None],
         limit: int | None,
         keepalive: float | None,
+        gauge: Gauge | None = None,
     ) -> None:
+        #: What was accepted by other processes and lives, where the limit holds for all.
+        self._gauge = gauge
         #: How many of the accepted legs live.
         self.live = 0
         self._taken = 0
@@ -101,10 +106,15 @@ class Acceptor:
         relay.watch(self.fd, EPOLLIN)
         self._watched = True
 
-    def reconfigure(self, label: str, limit: int | None, keepalive: float | None) -> None:
+    def reconfigure(self, label: str, limit: int | None, keepalive: float | None, gauge: Gauge | None = None) -> None:
         """Take over a reload: what is accepted from now on has these."""
         self._label = label
         self._limit = limit
+        if self._gauge is not None:
+            self._gauge.add(-self.live)
+        self._gauge = gauge
+        if gauge is not None:
+            gauge.add(self.live)
         if self._family != socket.AF_UNIX:
             # What the last configuration may have set, and this one does not.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
@@ -136,6 +146,8 @@ class Acceptor:
             self._taken += 1
             self.live += 1
             relay.clients += 1
+            if self._gauge is not None:
+                self._gauge.add(1)
             try:
                 self._accepted(leg)
             except Exception:
@@ -145,10 +157,17 @@ class Acceptor:
         """A leg that was accepted here has ended."""
         self.live -= 1
         self.relay.clients -= 1
+        if self._gauge is not None:
+            self._gauge.add(-1)
 
     def _full(self) -> bool:
         relay = self.relay
-        return relay.clients >= relay.client_limit or (self._limit is not None and self.live >= self._limit)
+        if relay.clients >= relay.client_limit:
+            return True
+        if self._limit is None:
+            return False
+        live = self.live if self._gauge is None else self.live + self._gauge.others()
+        return live >= self._limit
 
     def accept_waiting(self) -> None:
         """Accept all that wait at this moment, unless accepting pauses."""

@@ -7,5 +7,6 @@ worker      the service of a worker, and its end of the channel (``python -m wsr
 control     the commands of the channel (Twisted's AMP over a pair of unix sockets, which can carry descriptors)
 generation  what workers run on: a configuration with all its files, and how the backends are
 lent        ports in a worker: sockets that the supervisor has bound
+shared      memory that all have in common, for limits that hold for all of them
 telling     the way of a worker's log to the supervisor's
 """

@@ -1,4 +1,4 @@
-"""``python -m wsrouter.workers NUMBER``: a worker. The supervisor starts it; nobody else has a channel for it."""
+"""``python -m wsrouter.workers NUMBER COLUMN``: a worker. Only the supervisor can start one: it has the channel."""
 
 from wsrouter.workers.worker import main
 

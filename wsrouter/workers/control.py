@@ -66,9 +66,9 @@ class Probed(Command):
 
 
 class Leave(Command):
-    """To a worker: drain, then end. ``delayed``: after ``drain_delay``, as at the end of the router."""
+    """To a worker: drain, then end. ``alone``: the others go on, and take the clients that wait to be accepted."""
 
-    arguments = [(b"why", _TEXT), (b"delayed", _BOOLEAN)]
+    arguments = [(b"why", _TEXT), (b"alone", _BOOLEAN)]
     requiresAnswer = False
 
 

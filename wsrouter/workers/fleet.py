@@ -23,6 +23,7 @@ from wsrouter.config.differences import count
 from wsrouter.workers.control import Refused
 from wsrouter.workers.generation import Generation
 from wsrouter.workers.process import Stage, WorkerProcess
+from wsrouter.workers.shared import SharedMemory
 
 #: A worker that has lived this long was well, in seconds: the pauses begin anew.
 WELL = 10.0
@@ -31,6 +32,9 @@ PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 #: How long a worker may take to serve, or to take over a reload, in seconds. Then it is killed.
 PATIENCE = 60.0
+#: For how many workers at a time there is room in the memory of limits: those that drain have a place there too.
+COLUMNS_EACH = 3
+LEAST_COLUMNS = 8
 #: How often workers are asked what lives in them, and after what silence the log is told, in seconds.
 ASK = 5.0
 SILENCE = 10.0
@@ -68,6 +72,8 @@ class Fleet:
         make: Callable[..., WorkerProcess] = WorkerProcess,
     ) -> None:
         self._reactor = reactor
+        #: Made with the first worker.
+        self._memory: SharedMemory | None = None
         self._make = make
         self._generation = generation
         self._closed = closed
@@ -103,6 +109,7 @@ class Fleet:
 
         Raises StartFailed when none can be started.
         """
+        self._memory = SharedMemory.create(max(LEAST_COLUMNS, COLUMNS_EACH * number))
         self._places = [Place() for _ in range(number)]
         await self._fill_all(self._places)
         if self._stopping:
@@ -134,8 +141,14 @@ class Fleet:
 
     def _spawn(self) -> WorkerProcess | None:
         """A new worker; None: there can be no new process, and that was told."""
+        assert self._memory is not None
+        taken = {worker.column for worker in self.workers.values()}
+        column = next((column for column in range(self._memory.columns) if column not in taken), None)
+        if column is None:
+            _log.error("no worker is started: {all} live already, most of them to drain", all=len(taken))
+            return None
         self._last += 1
-        worker = self._make(self._reactor, self._last, self._over, self._closed)
+        worker = self._make(self._reactor, self._last, self._memory, column, self._over, self._closed)
         try:
             worker.start()
         except OSError as error:
@@ -275,11 +288,11 @@ class Fleet:
 
     # The end.
 
-    def leave(self, why: str, delayed: bool) -> Deferred[None]:
+    def leave(self, why: str) -> Deferred[None]:
         """Have all drain and end; fires when they have."""
         self._stop_filling()
         for worker in self.workers.values():
-            worker.leave(why, delayed)
+            worker.leave(why, alone=False)
         return self._all_gone()
 
     def end(self) -> Deferred[None]:
@@ -323,6 +336,8 @@ class Fleet:
     def _over(self, worker: WorkerProcess, how: str) -> None:
         """The process of ``worker`` has ended."""
         self.workers.pop(worker.number, None)
+        if self._memory is not None:
+            self._memory.clear(worker.column)
         self._closed()
         place = next((one for one in self._places if one.worker is worker), None)
         if place is not None:

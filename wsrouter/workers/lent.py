@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
@@ -27,8 +28,10 @@ class LentPorts:
     def bind(self, listener: Listener) -> None:
         """Give ``listener`` its port."""
         number = self.numbers[listener.name]
-        # Its own descriptor: the listener closes it.
-        listener.adopt(Port(self._sockets[number].dup(), lent=True))
+        # Its own descriptor: the listener closes it. Not by ``dup`` of the socket, which would make it block for all who
+        # have it: others would wait in ``accept`` for a client that somebody else has taken.
+        sock = socket.socket(fileno=os.dup(self._sockets[number].fileno()))
+        listener.adopt(Port(sock, lent=True))
         self._of[listener] = number
 
     def open(
@@ -61,3 +64,8 @@ class LentPorts:
         used = set(self._of.values())
         for number in self._sockets.keys() - used:
             self._sockets.pop(number).close()
+
+    def close(self) -> None:
+        """Close all that was lent; listeners have descriptors of their own."""
+        while self._sockets:
+            self._sockets.popitem()[1].close()

@@ -18,10 +18,13 @@ from twisted.python.failure import Failure
 
 from wsrouter.workers import control
 from wsrouter.workers.generation import Generation
+from wsrouter.workers.shared import SharedMemory
 from wsrouter.workers.telling import Listening
 
 #: The descriptor of the channel in a worker; 0 is /dev/null, 1 takes its log, 2 what a crash writes.
 CHANNEL = 3
+#: And that of the memory that all have in common.
+SHARED = 4
 #: What a service manager has passed to the first process only.
 _NOT_PASSED_ON = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 
@@ -48,10 +51,15 @@ class WorkerProcess(ProcessProtocol):
         self,
         reactor: Any,
         number: int,
+        memory: SharedMemory,
+        column: int,
         over: Callable[[WorkerProcess, str], None],
         closed: Callable[[], None],
     ) -> None:
         self._reactor = reactor
+        self._memory = memory
+        #: Its column in that memory.
+        self.column = column
         self._over = over
         self._closed = closed
         #: Counts up, as long as the supervisor runs.
@@ -87,9 +95,9 @@ class WorkerProcess(ProcessProtocol):
             self._reactor.spawnProcess(
                 self,
                 sys.executable,
-                [sys.executable, "-m", "wsrouter.workers", str(self.number)],
+                [sys.executable, "-m", "wsrouter.workers", str(self.number), str(self.column)],
                 env=_environment(os.environ),
-                childFDs={0: nothing, 1: "r", 2: "r", CHANNEL: there.fileno()},
+                childFDs={0: nothing, 1: "r", 2: "r", CHANNEL: there.fileno(), SHARED: self._memory.descriptor},
             )
         finally:
             os.close(nothing)
@@ -122,11 +130,11 @@ class WorkerProcess(ProcessProtocol):
             words = {"reason": reason[: control.LONGEST], "state": state, "why": why[: control.LONGEST]}
             self._channel.tell(control.Probed, pool=pool, backend=backend, rtt=rtt, **words)
 
-    def leave(self, why: str, delayed: bool = False) -> None:
-        """Tell it to drain and end."""
+    def leave(self, why: str, alone: bool = True) -> None:
+        """Tell it to drain and end; ``alone``: the others go on."""
         if self.stage is not Stage.OVER:
             self.stage = Stage.LEAVING
-            self._channel.tell(control.Leave, why=why, delayed=delayed)
+            self._channel.tell(control.Leave, why=why, alone=alone)
 
     def end(self) -> None:
         """Tell it to end now."""

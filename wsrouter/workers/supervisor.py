@@ -154,7 +154,7 @@ class SupervisorService(RouterService):
         self.notifier.stopping()
         self._stop_waiting()
         self.reloader.stop()
-        self.fleet.leave(why, delayed=self._serving).addCallback(lambda _: self._stop_reactor())
+        self.fleet.leave(why).addCallback(lambda _: self._stop_reactor())
         self._closing = self.reactor.callLater(delay, self._turn_away)
         self._patience_at_the_end = self.reactor.callLater(delay + router.drain + LAST_WAIT, self._lose_patience)
 

@@ -25,11 +25,13 @@ from wsrouter.errors import ConfigError, RouterError
 from wsrouter.listener.listener import GRACE
 from wsrouter.live.registry import Kind
 from wsrouter.policy.health import State
+from wsrouter.policy.sharing import Sharing
 from wsrouter.service import RouterService
 from wsrouter.workers import control
 from wsrouter.workers.generation import Generation
 from wsrouter.workers.lent import LentPorts
-from wsrouter.workers.process import CHANNEL
+from wsrouter.workers.process import CHANNEL, SHARED
+from wsrouter.workers.shared import SharedMemory
 from wsrouter.workers.telling import Teller
 
 #: How often a worker looks whether a listener has been left, in seconds.
@@ -42,7 +44,13 @@ class WorkerService(RouterService):
     """The router in one worker. Raises ConfigError for what it cannot run on."""
 
     def __init__(
-        self, reactor: Any, number: int, generation: Generation, ports: LentPorts, channel: WorkerChannel
+        self,
+        reactor: Any,
+        number: int,
+        generation: Generation,
+        ports: LentPorts,
+        sharing: Sharing,
+        channel: WorkerChannel,
     ) -> None:
         memory = FileMemory()
         memory.give(generation.reading)
@@ -50,9 +58,10 @@ class WorkerService(RouterService):
             config = _own(read(generation.file))
         self._channel = channel
         self._lent = ports
+        self._alone = False
         #: Fires when it serves.
         self.started: Deferred[None] = Deferred()
-        role = Role(ports=ports, probes=False, demo_folder=generation.demo_folder)
+        role = Role(ports=ports, probes=False, demo_folder=generation.demo_folder, sharing=sharing)
         super().__init__(reactor, config, memory, role, worker=number)
 
     def begin(self, generation: Generation) -> Deferred[None]:
@@ -83,11 +92,12 @@ class WorkerService(RouterService):
         if found is not None:
             found.told(backend, rtt, reason, State(state), why)
 
-    def leave(self, why: str, delayed: bool) -> None:
-        """Drain and end, if that has not begun."""
+    def leave(self, why: str, alone: bool) -> None:
+        """Drain and end, if that has not begun; ``alone``: the others go on."""
         if self._drain is None:
-            if not delayed:
-                # It ends alone, and the router goes on: nobody in front needs to look away.
+            self._alone = alone
+            if alone:
+                # The router goes on: nobody in front needs to look away.
                 config = self.parts.config
                 self.parts.config = replace(config, router=replace(config.router, drain_delay=0.0))
             self.shut_down(why)
@@ -108,6 +118,14 @@ class WorkerService(RouterService):
         self.settle()
         self.started.callback(None)
 
+    def _stop_listening(self) -> None:
+        if not self._alone:
+            super()._stop_listening()
+            return
+        for listener in self.listeners:
+            # Who waits is for the others.
+            listener.discard()
+
     def _close(self) -> None:
         super()._close()
         self._channel.tell(control.Closed)
@@ -121,9 +139,10 @@ def _own(config: Config) -> Config:
 class WorkerChannel(control.Channel):
     """The worker's end of the channel."""
 
-    def __init__(self, reactor: Any, number: int) -> None:
+    def __init__(self, reactor: Any, number: int, sharing: Sharing) -> None:
         super().__init__()
         self._reactor = reactor
+        self._sharing = sharing
         self._number = number
         self._ports = LentPorts()
         self._service: WorkerService | None = None
@@ -146,7 +165,7 @@ class WorkerChannel(control.Channel):
             if self._service is not None:
                 warnings, live = await self._service.reconfigure(generation)
                 return {"warnings": control.short(warnings), "live": live}
-            self._service = WorkerService(self._reactor, self._number, generation, self._ports, self)
+            self._service = WorkerService(self._reactor, self._number, generation, self._ports, self._sharing, self)
             self._reactor.addSystemEventTrigger("before", "shutdown", self._service.stopService)
             await self._service.begin(generation)
         except ConfigError as error:
@@ -164,8 +183,8 @@ class WorkerChannel(control.Channel):
         return {}
 
     @control.Leave.responder
-    def leave(self, why: str, delayed: bool) -> dict[str, object]:
-        self.drain(why, delayed)
+    def leave(self, why: str, alone: bool) -> dict[str, object]:
+        self.drain(why, alone)
         return {}
 
     @control.End.responder
@@ -185,37 +204,37 @@ class WorkerChannel(control.Channel):
         sessions = kinds.count(Kind.SESSION)
         return {"sessions": sessions, "tunnels": len(kinds) - sessions, "clients": service.relay.clients}
 
-    def drain(self, why: str, delayed: bool) -> None:
+    def drain(self, why: str, alone: bool) -> None:
         """Drain and end."""
         if self._service is None:
             self._reactor.stop()
         else:
-            self._service.leave(why, delayed)
+            self._service.leave(why, alone)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The supervisor has died: end as it would have wanted."""
         super().connectionLost(reason)
         if self._reactor.running:
             _log.warn("the supervisor is gone")
-            self.drain("the supervisor is gone", delayed=False)
+            self.drain("the supervisor is gone", alone=False)
 
 
 def main() -> None:
-    """Run a worker; its number is the argument, its channel an inherited descriptor."""
+    """Run a worker: its number and column are the arguments, its channel and the shared memory are inherited."""
     from twisted.internet import reactor as installed  # noqa: TID251
 
     reactor: Any = installed
-    number = int(sys.argv[1])
+    number, column = map(int, sys.argv[1:3])
     teller = Teller(1)
     globalLogBeginner.beginLoggingTo([teller], redirectStandardIO=False)
     teller.reactor = reactor
-    channel = WorkerChannel(reactor, number)
+    channel = WorkerChannel(reactor, number, SharedMemory(SHARED, column))
     os.set_blocking(CHANNEL, False)
     reactor.adoptStreamConnection(CHANNEL, socket.AF_UNIX, control.Once(channel))
     os.close(CHANNEL)
 
     def terminated(signal_number: int, frame: FrameType | None) -> None:
-        reactor.callFromThread(channel.drain, signal.Signals(signal_number).name, False)
+        reactor.callFromThread(channel.drain, signal.Signals(signal_number).name, True)
 
     def take_signals() -> None:
         # Those that a terminal or a service manager sends to all processes are the supervisor's.
