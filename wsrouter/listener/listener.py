@@ -146,9 +146,8 @@ class Listener:
         )
 
     def _gauge(self) -> Gauge | None:
-        """What counts who lives in other processes, where ``max_connections`` has to hold for all."""
-        limited = self.config.max_connections is not None
-        return self._sharing.gauge(f"listener {self.name}") if limited else None
+        """What counts who lives in other processes that accept here too."""
+        return self._sharing.gauge(f"listener {self.name}")
 
     def reconfigure(self, config: values.Listener, store: CertificateStore | None, tunnels: TunnelTable) -> None:
         """Take over a reload, in place: connections that are accepted, or get their verdict, from now on follow it."""

@@ -21,6 +21,9 @@ class Gauge(Protocol):
     def others(self) -> int:
         """How many live in the other processes."""
 
+    def fair(self) -> float:
+        """How many would live in each process if all had the same."""
+
 
 class Counter(Protocol):
     """How many connections each key has; see ``limits.ConnectionCounter``."""

@@ -24,6 +24,13 @@ from wsrouter.relay.loop import EPOLLIN, Relay
 
 #: Connections accepted for one event, before other members get their turn.
 BATCH: Final = 32
+#: And where other processes accept from the same socket: none should take all that come at once.
+SHARED_BATCH: Final = 4
+#: A process that has more than its share, by this number and this part, leaves new ones to the others for so many
+#: seconds at a time. They live long: where they begin they stay.
+LEAD: Final = 8
+LEAD_PART: Final = 1.125
+HOLD: Final = 0.05
 #: How long accepting pauses when descriptors or memory are used up, in seconds.
 PAUSE: Final = 0.25
 #: How often the log is told of pauses, in seconds.
@@ -61,6 +68,8 @@ class Acceptor:
         "_accepted",
         "_family",
         "_gauge",
+        "_generous",
+        "_holding",
         "_label",
         "_limit",
         "_paused_at",
@@ -84,8 +93,10 @@ class Acceptor:
         keepalive: float | None,
         gauge: Gauge | None = None,
     ) -> None:
-        #: What was accepted by other processes and lives, where the limit holds for all.
+        #: What was accepted by other processes and lives; None where nobody else accepts here.
         self._gauge = gauge
+        #: It leaves who waits to others at this moment; and it did the last time that it had more than its share.
+        self._holding = self._generous = False
         #: How many of the accepted legs live.
         self.live = 0
         self._taken = 0
@@ -123,10 +134,19 @@ class Acceptor:
 
     def read(self) -> None:
         """Connections wait."""
+        gauge = self._gauge
+        if gauge is None:
+            self._accept_some(BATCH)
+        elif self.live <= LEAD + LEAD_PART * gauge.fair():
+            self._accept_some(SHARED_BATCH)
+        elif not self._hold_back():
+            self._accept_some(BATCH)  # it was in vain: the others have their hands full
+
+    def _accept_some(self, batch: int) -> None:
         # What ``accept`` of the wrapper calls; see ``SocketFacts.socket``.
         accept = self.socket._accept  # type: ignore[attr-defined]
         relay, family = self.relay, self._family
-        for _ in range(BATCH):
+        for _ in range(batch):
             if self._full():
                 self.pause("the limit of connections is reached")
                 return
@@ -153,6 +173,22 @@ class Acceptor:
             except Exception:
                 relay.fail(leg)
 
+    def _hold_back(self) -> bool:
+        """Leave who waits to others for a moment, unless that has just been tried in vain."""
+        self._generous = not self._generous
+        if self._generous:
+            self.relay.unwatch(self.fd)
+            self._watched = False
+            self._holding = True
+            self._resume = self.relay.deadlines.after(HOLD, self._watch_again)
+        return self._generous
+
+    def _watch_again(self) -> None:
+        self._resume = None
+        self._holding = False
+        self.relay.watch(self.fd, EPOLLIN)
+        self._watched = True
+
     def left(self) -> None:
         """A leg that was accepted here has ended."""
         self.live -= 1
@@ -172,9 +208,9 @@ class Acceptor:
     def accept_waiting(self) -> None:
         """Accept all that wait at this moment, unless accepting pauses."""
         before = -1
-        while self._watched and self._taken != before:
+        while (self._watched or self._holding) and self._taken != before:
             before = self._taken
-            self.read()
+            self._accept_some(BATCH)
 
     def pause(self, why: str) -> None:
         """Leave new connections in the kernel's queue for a moment; the live ones are untouched."""
@@ -187,6 +223,9 @@ class Acceptor:
                 _log.warn("listener {label}: accepting pauses: {why}", label=self._label, why=why)
             self.relay.unwatch(self.fd)
             self._watched = False
+        if self._resume is not None:
+            self._resume.cancel()
+        self._holding = False
         self._resume = self.relay.deadlines.after(PAUSE, self._try_again)
 
     def _try_again(self) -> None:
@@ -201,8 +240,7 @@ class Acceptor:
             return
         if self._said:
             _log.info("listener {label}: accepting again", label=self._label)
-        self.relay.watch(self.fd, EPOLLIN)
-        self._watched = True
+        self._watch_again()
 
     def ready(self, events: int) -> None:
         """Errors on a listening socket show when accepting."""

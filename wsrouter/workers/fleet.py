@@ -176,8 +176,14 @@ class Fleet:
             return False  # its end is told where its process has ended
         worker.stage = Stage.SERVING
         self._proven = True
+        self._share()
         _log.info("worker {number} (process {pid}) serves", number=worker.number, pid=worker.pid)
         return True
+
+    def _share(self) -> None:
+        """Workers know how many they are: none takes much more than its share of the clients."""
+        if self._memory is not None:
+            self._memory.serve(len(self.serving))
 
     async def _within(self, worker: WorkerProcess, coroutine: Any) -> Any:
         """The answer of a worker, which is killed if it takes longer than PATIENCE."""
@@ -248,6 +254,7 @@ class Fleet:
         worker, place.worker = place.worker, None
         if worker is not None:
             worker.leave(why)
+            self._share()
 
     async def roll(self) -> None:
         """Replace all workers, one after the other, by fresh processes; the old ones drain."""
@@ -338,6 +345,7 @@ class Fleet:
         self.workers.pop(worker.number, None)
         if self._memory is not None:
             self._memory.clear(worker.column)
+        self._share()
         self._closed()
         place = next((one for one in self._places if one.worker is worker), None)
         if place is not None:

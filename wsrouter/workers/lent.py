@@ -28,8 +28,8 @@ class LentPorts:
     def bind(self, listener: Listener) -> None:
         """Give ``listener`` its port."""
         number = self.numbers[listener.name]
-        # Its own descriptor: the listener closes it. Not by ``dup`` of the socket, which would make it block for all who
-        # have it: others would wait in ``accept`` for a client that somebody else has taken.
+        # Its own descriptor: the listener closes it. Not by ``dup`` of the socket, which would make it block for all
+        # who have it: others would wait in ``accept`` for a client that somebody else has taken.
         sock = socket.socket(fileno=os.dup(self._sockets[number].fileno()))
         listener.adopt(Port(sock, lent=True))
         self._of[listener] = number

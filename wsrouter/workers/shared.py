@@ -26,8 +26,9 @@ from typing import Final
 from wsrouter.config.values import Rate
 from wsrouter.policy.limits import SLACK
 
-#: A header (a secret, the number of columns and of sets), then sets of entries.
-_HEADER: Final = struct.Struct("16sII")
+#: A header (a secret, the number of columns and of sets, and of workers that serve), then sets of entries.
+_HEADER: Final = struct.Struct("16sIII")
+_SERVING: Final = 24 // 4
 _BEGIN: Final = 64
 SETS: Final = 8192
 ENTRIES: Final = 8
@@ -41,7 +42,7 @@ class SharedMemory:
     def __init__(self, descriptor: int, column: int) -> None:
         self.descriptor = descriptor
         self.column = column
-        self._secret, self.columns, self._sets = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
+        self._secret, self.columns, self._sets, _ = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
         if not 0 <= column < self.columns:
             raise ValueError(f"there is no column {column}")
         self._map = mmap.mmap(descriptor, _size(self.columns, self._sets))
@@ -57,7 +58,7 @@ class SharedMemory:
         """New memory, for so many workers at a time."""
         descriptor = os.memfd_create("limits", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, _size(columns, sets))
-        os.pwrite(descriptor, _HEADER.pack(os.urandom(16), columns, sets), 0)
+        os.pwrite(descriptor, _HEADER.pack(os.urandom(16), columns, sets, 1), 0)
         return cls(descriptor, 0)
 
     def close(self) -> None:
@@ -66,6 +67,10 @@ class SharedMemory:
             view.release()
         self._map.close()
         os.close(self.descriptor)
+
+    def serve(self, workers: int) -> None:
+        """So many workers take clients."""
+        self._counts[_SERVING] = max(1, workers)
 
     def clear(self, column: int) -> None:
         """The worker of ``column`` has ended: what it had lives no more."""
@@ -157,8 +162,14 @@ class SharedGauge:
 
     def others(self) -> int:
         """How many live in the other processes."""
-        counts = self._counts
-        return sum(counts[self._first : self._first + self._columns]) - counts[self._own]
+        return self._all() - int(self._counts[self._own])
+
+    def fair(self) -> float:
+        """How many would live in each process that serves if all had the same."""
+        return self._all() / int(self._counts[_SERVING])
+
+    def _all(self) -> int:
+        return sum(self._counts[self._first : self._first + self._columns])
 
 
 class SharedCounter:
