@@ -147,3 +147,18 @@ def test_a_move_without_anybody_in_line_asks_for_nothing(counter):
     counter.make_room(1)
     counter.rig.turn()
     assert counter.keys == []
+
+
+def test_a_line_whose_places_become_free_elsewhere_looks_for_them(rig):
+    counter = Counter(rig)
+    counter.line = WaitingLine(rig.relay, counter._pick, counter._take, 3, 5.0, shared=True)
+    counter.join("first")
+    counter.join("second")
+    counter.member.reconfigure(Backend("127.0.0.1", 1, max_sessions=1))  # nobody says so
+    rig.pass_time(1.0)
+    assert counter.told == [("first", counter.member)]
+    counter.member.reconfigure(Backend("127.0.0.1", 1, max_sessions=2))
+    rig.pass_time(1.0)
+    assert counter.told == [("first", counter.member), ("second", counter.member)]
+    rig.pass_time(1.0)
+    assert counter.line._look is None

@@ -187,3 +187,51 @@ def test_a_log_that_cannot_be_written_is_a_fault_at_the_start_only(tmp_path, clo
 
 def test_the_memory_is_there_only_while_it_reads():
     assert memory._current.get() is None
+
+
+# What another process has read.
+
+
+def test_what_another_process_has_read_is_taken_whatever_is_on_disk(tmp_path):
+    (tmp_path / "a.pem").write_bytes(b"one")
+    (tmp_path / "b.pem").write_bytes(b"two")
+    (tmp_path / "www").mkdir()
+    (tmp_path / "r.ini").write_bytes(b"text")
+    first = FileMemory()
+    with first.reading():
+        memory.read_text(tmp_path / "r.ini")
+        for path in readable_files("*.pem", tmp_path):
+            read_bytes(path)
+        static_folder("www", tmp_path)
+    first.commit()
+    (tmp_path / "a.pem").write_bytes(b"another")
+    (tmp_path / "b.pem").unlink()
+    (tmp_path / "c.pem").write_bytes(b"new")
+    (tmp_path / "www").rmdir()
+    (tmp_path / "r.ini").unlink()
+    other = FileMemory()
+    other.give(first.in_force)
+    with other.reading():
+        assert memory.read_text(tmp_path / "r.ini") == b"text"
+        files = readable_files("*.pem", tmp_path)
+        assert [path.name for path in files] == ["a.pem", "b.pem"]
+        assert [read_bytes(path) for path in files] == [b"one", b"two"]
+        assert static_folder("www", tmp_path) == tmp_path / "www"
+        with loadable(tmp_path / "b.pem") as name:
+            assert Path(name).read_bytes() == b"two"
+    assert other.denied == []
+    other.commit()
+    assert other.in_force == first.in_force
+
+
+def test_what_another_process_reads_anew_has_changed_here_too(tmp_path):
+    (tmp_path / "a.pem").write_bytes(b"one")
+    first, other = FileMemory(), FileMemory()
+    for content in (b"one", b"two"):
+        (tmp_path / "a.pem").write_bytes(content)
+        reading(first, tmp_path / "a.pem")
+        first.commit()
+        other.give(first.in_force)
+        assert reading(other, tmp_path / "a.pem") == [content]
+        assert other.changed() == ([] if content == b"one" else [tmp_path / "a.pem"])
+        other.commit()

@@ -543,11 +543,15 @@ def test_a_hangup_signal_reloads_and_cuts_nobody(serving, open_session_with, con
     assert "Traceback" not in router.log
 
 
-def test_systemd_is_told_of_the_start_of_reloads_and_of_the_end(start_process, tmp_path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_systemd_is_told_of_the_start_of_reloads_and_of_the_end(start_process, tmp_path, workers) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.settimeout(PATIENCE)
         systemd.bind(str(tmp_path / "notify"))
-        text = "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route all]\nredirect = /x\n"
+        text = (
+            f"[router]\nworkers = {workers}\n[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
+            "[route all]\nredirect = /x\n"
+        )
         router = start_process(text, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
         assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
         router.reload()
@@ -594,6 +598,7 @@ def nobody(tmp_path: Path) -> tuple[int, int]:
 
 PRIVILEGED = """
     [router]
+    workers = WORKERS
     access_log = {log}
     [listener main]
     endpoint = tcp:{port}:interface=127.0.0.1
@@ -605,9 +610,11 @@ PRIVILEGED = """
 """
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
-    start_process, connect, nobody, tmp_path, authority
+    start_process, connect, nobody, tmp_path, authority, workers
 ) -> None:
+    text = PRIVILEGED.replace("WORKERS", str(workers))
     keys = tmp_path / "keys"
     keys.mkdir(mode=0o700)
     (keys / "a.pem").write_bytes(authority.issue("localhost"))
@@ -617,7 +624,7 @@ def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     options = ["--uid", str(nobody[0]), "--gid", str(nobody[1])]
-    router = start_process(PRIVILEGED.format(log="log", port=port, target="/one"), options=options)
+    router = start_process(text.format(log="log", port=port, target="/one"), options=options)
     with open(f"/proc/{router.process.pid}/status") as status:
         assert "Uid:\t65534\t65534" in status.read()
     tls = authority.client_context()
@@ -629,7 +636,7 @@ def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
 
     assert b"Location: /one" in location()
     # The keys are closed, and so are ports below 1024 and the place of the new log.
-    told = router.reload(PRIVILEGED.format(log="/access.log", port=81, target="/two"))
+    told = router.reload(text.format(log="/access.log", port=81, target="/two"))
     assert f"{keys}/a.pem: cannot be read (permission denied)" in router.log
     assert "listener main: cannot listen on tcp:81:interface=127.0.0.1: permission denied" in router.log
     assert f"it stays at 127.0.0.1:{port}" in router.log
@@ -642,18 +649,18 @@ def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
     (keys / "a.pem").chmod(0o644)
     (keys / "b.pem").write_bytes(authority.issue("b.example"))
     (keys / "b.pem").chmod(0o644)
-    router.reload(PRIVILEGED.format(log="log", port=port, target="/three"))
+    router.reload(text.format(log="log", port=port, target="/three"))
     client = connect(port, tls=tls, name="b.example")
     client.send(b"GET / HTTP/1.1\r\nHost: b.example\r\nConnection: close\r\n\r\n")
     assert b"Location: /three" in client.recv_all()
     # A key that was never known cannot be made up.
     (keys / "c.pem").write_bytes(authority.issue("c.example"))
     (keys / "c.pem").chmod(0o600)
-    assert "reload refused" in router.reload(PRIVILEGED.format(log="log", port=port, target="/four"))
+    assert "reload refused" in router.reload(text.format(log="log", port=port, target="/four"))
     assert b"Location: /three" in location()
     # A socket that root has bound shares its port with nobody: it makes room, and a port in use makes it come back.
     (keys / "c.pem").unlink()
-    wider = PRIVILEGED.replace(":interface=127.0.0.1\n    certificates", "\n    certificates")
+    wider = text.replace(":interface=127.0.0.1\n    certificates", "\n    certificates")
     taken = f"\n    [listener taken]\n    endpoint = tcp:{router.port}:interface=0.0.0.0\n"
     told = router.reload(wider.format(log="log", port=port, target="/five") + taken)
     assert "reload refused" in told

@@ -107,14 +107,15 @@ def passed():
         yield listening, tcp, unix
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("which", ["name=web", "index=0"])
-def test_a_socket_from_systemd_is_served(start, connect, frame, passed, which) -> None:
+def test_a_socket_from_systemd_is_served(start, connect, frame, passed, which, workers) -> None:
     listening, tcp, _ = passed
     tcp.bind(("127.0.0.1", 0))
     options = listening(tcp)
     # Who comes before the router runs is served then: that is what such sockets are for.
     client = connect(tcp.getsockname()[1])
-    router, server = start(f"systemd:domain=INET:{which}", **options)
+    router, server = start(f"systemd:domain=INET:{which}\n[router]\nworkers = {workers}", **options)
     peer = open_session(client, server)
     client.send(frame(TEXT, b"hello"))
     assert peer.recv_frame().payload == b"hello"

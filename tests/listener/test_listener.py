@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from wsrouter.config import values
 from wsrouter.config.values import Match, Tunnel
 from wsrouter.errors import RouterError
+from wsrouter.listener import port as module
 from wsrouter.listener.listener import Listener
 from wsrouter.listener.port import BACKLOG
 from wsrouter.live.registry import Refusal, Registry
@@ -207,6 +208,19 @@ async def test_who_comes_while_a_listener_leaves_is_not_reset(scene, closing):
     assert state(late) == 2  # TCP_SYN_SENT
     await scene.until(lambda: listener.stopped)
     assert state(late) == 2
+
+
+async def test_where_filters_are_not_for_us_a_listener_leaves_all_the_same(scene, closing, monkeypatch):
+    monkeypatch.setattr(module, "SO_ATTACH_FILTER", -1)
+    listener = scene.bound()
+    listener.start()
+    late = closing(socket.socket())
+    listener.leave()
+    # Nobody is turned away, so who comes is taken in.
+    late.connect(("127.0.0.1", listener.port))
+    late.sendall(b"\0hello")
+    await scene.until(lambda: scene.tunnelled)
+    await scene.until(lambda: listener.stopped)
 
 
 async def test_a_listener_that_has_left_may_be_stopped_and_one_that_never_began_may_leave(scene):

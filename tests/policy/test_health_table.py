@@ -235,3 +235,33 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestLife = Life.TestCase
+
+
+# Another process probes.
+
+
+def test_what_another_process_knows_is_taken_over_and_told_once() -> None:
+    a, b = member("a"), member("b")
+    watcher = Watcher(pool(), a, b)
+    watcher.table.take_over(a, 1.0, DOWN, "refused (3 failed checks)")
+    watcher.table.take_over(a, 2.0, DOWN, "refused (4 failed checks)")
+    assert watcher.told == ["a up -> down"]
+    assert not a.available
+    (one, _) = watcher.table.snapshot(2.0)
+    assert (one.why, one.since) == ("refused (3 failed checks)", 1.0)
+    watcher.table.take_over(a, 3.0, UP, "2 passed checks")
+    assert watcher.told[1:] == ["a down -> up"]
+    assert a.available
+    watcher.table.take_over(member("c"), 3.0, DOWN, "it has left the pool")
+    assert len(watcher.told) == 2
+
+
+def test_what_was_ejected_here_stays_so_while_it_is_up_there() -> None:
+    a, b = member("a"), member("b")
+    watcher = Watcher(pool(), a, b)
+    watcher.fail(a)
+    watcher.table.take_over(a, 2.0, UP, "")
+    assert watcher.told == ["a up -> ejected"]
+    watcher.table.take_over(a, 2.0, DOWN, "refused")
+    watcher.table.take_over(a, 3.0, UP, "2 passed checks")
+    assert watcher.told[1:] == ["a ejected -> down", "a down -> up"]

@@ -101,7 +101,10 @@ class Port:
             return
         address, length = _NO_SYN.buffer_info()
         program = struct.pack("HP", length // struct.calcsize("HBBI"), address)
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        except OSError:
+            pass  # some kernels keep filters from ordinary users: then an instant is left in which a client is reset
 
     def _remove_file(self) -> None:
         """Remove the file of a unix socket unless it is another's by now."""
@@ -127,7 +130,7 @@ class Port:
         """Listen again, behind ``suspend`` or ``turn_away``."""
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-        except FileNotFoundError:
+        except OSError:
             pass  # nobody was turned away
         self.socket.listen(BACKLOG)
 

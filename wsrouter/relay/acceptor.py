@@ -158,6 +158,9 @@ class Acceptor:
                 if error.errno in _EXHAUSTED:
                     self.pause(os.strerror(error.errno or 0).lower())
                     return
+                if error.errno == errno.EINVAL:
+                    self._rest()  # it was shut down, and another listens in its place for a moment, or for good
+                    return
                 continue  # that one connection was gone before it was accepted (accept(2), "Error handling")
             sock = SocketType(family, SOCK_STREAM, 0, fd)
             sock.setblocking(False)
@@ -177,11 +180,16 @@ class Acceptor:
         """Leave who waits to others for a moment, unless that has just been tried in vain."""
         self._generous = not self._generous
         if self._generous:
+            self._rest()
+        return self._generous
+
+    def _rest(self) -> None:
+        """Accept nothing for a moment."""
+        if self._watched:
             self.relay.unwatch(self.fd)
             self._watched = False
             self._holding = True
             self._resume = self.relay.deadlines.after(HOLD, self._watch_again)
-        return self._generous
 
     def _watch_again(self) -> None:
         self._resume = None

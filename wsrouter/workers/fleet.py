@@ -260,7 +260,8 @@ class Fleet:
         """Replace all workers, one after the other, by fresh processes; the old ones drain."""
         if self._rolling or self._stopping:
             _log.warn(
-                "workers are not replaced: {why}", why="they are ending" if self._stopping else "they are already"
+                "workers are not replaced: {why}",
+                why="they are ending" if self._stopping else "they are being replaced already",
             )
             return
         self._rolling = True

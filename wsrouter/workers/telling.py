@@ -16,7 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import ILoggingContext, IWriteDescriptor
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    InvalidLogLevelError,
+    LogEvent,
+    LogLevel,
+    formatEvent,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -174,7 +181,7 @@ class Listening:
         try:
             told = json.loads(line)
             event = self._event(told)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, InvalidLogLevelError):
             event = self._event({"level": "warn", "system": __name__, "message": line.decode("utf-8", "replace")})
         self._publish(event)
 
