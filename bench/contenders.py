@@ -25,8 +25,15 @@ backend_ping = 5m"""
 """All that a relay session can be told to watch, with limits that nothing here reaches."""
 
 
-def nginx(setup: Setup, tuning: str = "") -> list[str]:
-    """Nginx as one process (``master_process off``); HTTP module for layer 7, stream module for layer 4."""
+CORES = 2
+"""Processes of those that use more than one CPU: there are two, the proxy's and the generator's."""
+
+
+def nginx(setup: Setup, tuning: str = "", workers: int = 1) -> list[str]:
+    """Nginx as one process (``master_process off``) or with several workers.
+
+    The HTTP module serves layer 7, the stream module layer 4.
+    """
     listen = f"listen 127.0.0.1:{setup.port} {'ssl' if setup.work == WSS else ''} backlog=4096;"
     if setup.work == TUNNEL:
         to = f"proxy_pass 127.0.0.1:{setup.backend_port};"
@@ -63,8 +70,8 @@ http {{
         f"""\
 {_nginx_modules()}
 daemon off;
-master_process off;
-worker_processes 1;
+master_process {"on" if workers > 1 else "off"};
+worker_processes {workers};
 pid {setup.folder}/nginx.pid;
 error_log stderr error;
 events {{ worker_connections {2 * setup.sessions + 512}; }}
@@ -72,6 +79,11 @@ events {{ worker_connections {2 * setup.sessions + 512}; }}
 """,
     )
     return [setup.tools.find("nginx"), "-e", "stderr", "-p", f"{setup.folder}/", "-c", str(path)]
+
+
+def nginx_cores(setup: Setup) -> list[str]:
+    """Nginx with a worker for each CPU."""
+    return nginx(setup, workers=CORES)
 
 
 def nginx_tuned(setup: Setup) -> list[str]:
@@ -121,8 +133,8 @@ backend back
     return [setup.tools.find("haproxy"), "-db", "-f", str(path)]
 
 
-def wsrouter(setup: Setup, policies: str = "") -> list[str]:
-    """The router as one process under twistd, which lies beside the interpreter."""
+def wsrouter(setup: Setup, policies: str = "", workers: int = 1) -> list[str]:
+    """The router under twistd, which lies beside the interpreter, as one process or with several workers."""
     if setup.work == TUNNEL:
         rule = "[tunnel raw]\nmatch = any\npool = back"
     else:
@@ -133,6 +145,7 @@ def wsrouter(setup: Setup, policies: str = "") -> list[str]:
         f"""\
 [router]
 access_log = off
+workers = {workers}
 [listener main]
 endpoint = tcp:{setup.port}:interface=127.0.0.1
 {f"certificates = {setup.certificate}" if setup.work == WSS else ""}
@@ -143,6 +156,11 @@ backends = 127.0.0.1:{setup.backend_port}
     )
     python = setup.tools.python
     return [str(python), str(python.parent / "twistd"), "-n", "--pidfile=", "wsrouter", "--config", str(path)]
+
+
+def wsrouter_cores(setup: Setup) -> list[str]:
+    """The router with a worker for each CPU."""
+    return wsrouter(setup, workers=CORES)
 
 
 def policed(setup: Setup) -> list[str]:
@@ -203,6 +221,8 @@ CONTENDERS = (
     Contender("wsrouter", (*_ALL, MESSAGE), _missing_router, _router_version, wsrouter),
     Contender("wsrouter-compiled", (*_ALL, MESSAGE), _missing_compiled, _router_version, compiled),
     Contender("wsrouter-policed", (RELAY,), _missing_router, _router_version, policed),
+    Contender("nginx-cores", _ALL, missing_tool("nginx"), _nginx_version, nginx_cores, cores=True),
+    Contender("wsrouter-cores", (*_ALL, MESSAGE), _missing_router, _router_version, wsrouter_cores, cores=True),
     Contender("floor", _ALL, lambda _tools: "", lambda _tools: "no proxy at all", lambda _setup: []),
 )
 """In the order in which they take turns. An empty command means that the clients talk to the backend directly."""

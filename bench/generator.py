@@ -34,7 +34,7 @@ class Generator:
 
     def run(self, mode: str, **options: object) -> dict[str, Any]:
         """Run to the end and return the results. Raises BenchError with the generator's own words."""
-        with started(self._command(mode, options), self.cpu) as process:
+        with started(self._command(mode, options), {self.cpu}) as process:
             out, errors = process.communicate()
         if process.returncode:
             raise BenchError(errors.decode().strip() or f"the load generator ended with {process.returncode}")
@@ -44,7 +44,7 @@ class Generator:
     @contextmanager
     def holding(self, **options: object) -> Iterator[None]:
         """Within the block, so many idle sessions are open. Raises BenchError when they do not come about."""
-        with started(self._command("idle", options), self.cpu) as process:
+        with started(self._command("idle", options), {self.cpu}) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             if not process.stdout.readline():
@@ -104,14 +104,14 @@ def _build_folder() -> Path:
 
 
 @contextmanager
-def started(command: list[str], cpu: int, output: IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process on one CPU, in a process group of its own, which is gone when the block ends, however it ends.
+def started(command: list[str], cpus: set[int], output: IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process on some CPUs, in a process group of its own, which is gone when the block ends, however it ends.
 
     A child inherits the affinity of who starts it, so this process moves over for a moment. ``output`` takes both
     output streams; without it they are pipes.
     """
     own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, cpus)
     try:
         process = subprocess.Popen(
             command,

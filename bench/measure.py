@@ -125,6 +125,24 @@ def opened(place: Place, kind: str) -> Reading:
     return reading
 
 
+def cores(place: Place) -> Reading:
+    """The most that comes through, and what there would be if all CPUs worked for it."""
+    size = min(place.settings.sizes)
+    reading = _round_trips(place, size, place.settings.connections)
+    rate, busy = reading[f"round_trips_per_s.{size}"], reading.get(f"proxy_busy.{size}", 0.0)
+    generator = reading[f"load_busy.{size}"]
+    if not place.proxy.pids:
+        return {"round_trips_per_s": rate, "load_busy": generator}
+    cpus = len({place.settings.proxy_cpu, place.settings.load_cpu})
+    return {
+        "round_trips_per_s": rate,
+        "possible_per_s": rate * cpus / (busy + generator),
+        "proxy_busy": busy,
+        "load_busy": generator,
+        "round_trip_us": reading[f"round_trip_us.{size}"],
+    }
+
+
 def latency(place: Place) -> Reading:
     """Messages at a fixed rate that leaves everybody time."""
     settings = place.settings

@@ -42,7 +42,7 @@ class Proxy:
 
 @contextmanager
 def running(contender: Contender, work: str, settings: Settings, folder: Path) -> Iterator[Proxy]:
-    """Start the contender on its CPU and wait until it listens.
+    """Start the contender on its CPU, or all of them, and wait until it listens.
 
     Raises BenchError with its log when it does not.
     """
@@ -58,7 +58,8 @@ def running(contender: Contender, work: str, settings: Settings, folder: Path) -
         yield Proxy((), backend_port, backend_port, "tcp" if work == TUNNEL else "ws")
         return
     log = folder / f"{contender.name}.log"
-    with log.open("wb") as output, started(command, settings.proxy_cpu, output) as process:
+    cpus = {settings.proxy_cpu, settings.load_cpu} if contender.cores else {settings.proxy_cpu}
+    with log.open("wb") as output, started(command, cpus, output) as process:
         deadline = time.monotonic() + 10 * settings.patience
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > deadline:

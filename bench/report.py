@@ -136,6 +136,7 @@ def notes(taken: Sequence[Taken]) -> list[str]:
                 f"Other processes kept {who} off its CPU for more than {CROWDED:.0%} of the time: caches were cold, "
                 "batches odd, latencies too high; measure again on a quiet machine: " + ", ".join(sorted(crowded))
             )
+    lines += _scaling(taken)
     full = {
         _place(one)
         for one in taken
@@ -147,6 +148,22 @@ def notes(taken: Sequence[Taken]) -> list[str]:
             "The generator had no rest, so rates and latencies are its own as much as the proxy's "
             "(CPU for each unit stands): " + ", ".join(sorted(full))
         )
+    return lines
+
+
+def _scaling(taken: Sequence[Taken]) -> list[str]:
+    """What several processes bring through, of what one does, and of what these CPUs would allow."""
+    lines = []
+    for work in dict.fromkeys(one.work for one in taken if one.workload == "cores"):
+        for name in ("nginx", "wsrouter"):
+            single = values(taken, "cores", work, name, "round_trips_per_s")
+            reached = ratio(values(taken, "cores", work, f"{name}-cores", "round_trips_per_s"), single)
+            possible = ratio(values(taken, "cores", work, name, "possible_per_s"), single)
+            if reached is not None and possible is not None:
+                lines.append(
+                    f"{name}, {work}: {reached:.2f} times as much with all CPUs, of {possible:.2f} that they allow, "
+                    "since the generator needs its part"
+                )
     return lines
 
 

@@ -104,6 +104,8 @@ def _takes_part(contender: Contender, workload: Workload, work: str, only: list[
     """``only`` are those that were asked for; with none, the workload's own, and all where that has none."""
     if work not in contender.works or (contender.name == "floor" and work == WSS and not workload.floor_in_wss):
         return False
+    if contender.cores and contender.name not in workload.contenders:
+        return False
     chosen = only or workload.contenders
     return not chosen or contender.name in chosen
 

@@ -60,6 +60,8 @@ class Contender:
     missing: Callable[[Tools], str]
     version: Callable[[Tools], str]
     command: Callable[[Setup], list[str]]
+    #: It may use the generator's CPU as well.
+    cores: bool = False
 
 
 def missing_tool(name: str) -> Callable[[Tools], str]:

@@ -88,6 +88,18 @@ def _cpu_tables(settings: Settings) -> Tables:
     }
 
 
+def _cores_tables(settings: Settings) -> Tables:
+    return {
+        f"all CPUs: round trips of {bytes_text(min(settings.sizes))}, {settings.connections} sessions": (
+            Column("round_trips_per_s", "round trips/s", digits=0, compared=True),
+            Column("possible_per_s", "with all CPUs/s", digits=0),
+            Column("proxy_busy", "CPU %", divisor=0.01, digits=0),
+            Column("load_busy", "gen. %", divisor=0.01, digits=0),
+            Column("round_trip_us", "us each"),
+        )
+    }
+
+
 def _crowd_tables(settings: Settings) -> Tables:
     return {
         f"CPU for each round trip, {settings.crowd} sessions that all exchange messages": _trips(settings),
@@ -203,6 +215,15 @@ WORKLOADS = (
         floor_in_wss=True,
     ),
     Workload("idle", "memory of idle sessions", (TUNNEL, RELAY, WSS), 2, measure.idle, _idle_tables, fresh=True),
+    Workload(
+        "cores",
+        "what several processes bring through",
+        (RELAY, WSS, MESSAGE),
+        5,
+        measure.cores,
+        _cores_tables,
+        ("nginx", "nginx-cores", "wsrouter", "wsrouter-cores"),
+    ),
     Workload("crowd", "thousands of busy sessions", (TUNNEL, RELAY, WSS), 3, measure.crowd, _crowd_tables, _MAIN),
     Workload("flat", "the same work with few and many sessions", (RELAY,), 3, measure.flat, _flat_tables, _MAIN[:3]),
     Workload("storm", "all sessions come again at once", (RELAY, WSS), 3, measure.storm, _storm_tables, _MAIN),
