@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--python", type=Path, default=Path(sys.executable), help="interpreter that wsrouter is installed for")
     add(
         "--tool",
-        type=_tool,
+        type=tool,
         action="append",
         default=[],
         metavar="NAME=PATH",
@@ -187,7 +187,8 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(_number(int)(part)) for part in text.split(",")}))
 
 
-def _tool(text: str) -> tuple[str, str]:
+def tool(text: str) -> tuple[str, str]:
+    """``NAME=PATH`` of the command line: where a program is."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=PATH")
