@@ -43,7 +43,7 @@ from wsrouter.ops.on_down import Evictions
 from wsrouter.policy.health import Change, State
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import RouteTable
-from wsrouter.policy.sharing import Sharing
+from wsrouter.policy.sharing import Sharing, backend_gauge, listener_gauge
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.ports import OwnPorts, Ports, PortSource
 from wsrouter.relay.loop import Relay
@@ -216,10 +216,11 @@ class Assembly:
         names |= {echo.demo_certificate for echo in config.echoes if echo.demo_certificate is not None}
         if not names:
             return None
+        folder = self.role.demo_folder
+        if folder is not None:
+            return DemoCertificates(folder, frozenset(names), temporary=False)
         if self.demo is not None and names <= self.demo.names:
             return self.demo  # others would have another CA, which nobody trusts yet
-        if self.role.demo_folder is not None:
-            return DemoCertificates(self.role.demo_folder, frozenset(names), temporary=False)
         return DemoCertificates.load(sorted(names), now=datetime.now(UTC))
 
     # Listening.
@@ -382,6 +383,13 @@ class Assembly:
 def backends_of(config: Config) -> list[values.Backend]:
     """All backends of all pools."""
     return [backend for pool in config.pools for backend in pool.backends]
+
+
+def gauges_of(config: Config) -> set[str]:
+    """The names of all gauges that a configuration has (``policy.sharing``)."""
+    listeners = {listener_gauge(listener.name) for listener in config.listeners}
+    limited = [(pool.name, one.label) for pool in config.pools for one in pool.backends if one.max_sessions is not None]
+    return listeners | {backend_gauge(pool, label) for pool, label in limited}
 
 
 def _places_of(config: Config) -> set[tuple[str, str]]:

@@ -132,6 +132,8 @@ class Reloader:
             drawing = self._draw()
             try:
                 await self._look_up(drawing.config)
+                if self._stopped:
+                    raise CancelledError
                 outcome = self._install(drawing)
             except BaseException:
                 parts.discard(drawing)

@@ -585,17 +585,6 @@ def test_a_hangup_signal_during_a_drain_is_ignored(serving, connect) -> None:
 # Less rights than at the start.
 
 
-@pytest.fixture
-def nobody(tmp_path: Path) -> tuple[int, int]:
-    """A user and a group without rights, who may enter the test's folder; skips unless this is root."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can start a router that gives up its rights")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_mode & 0o001 == 0 and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
-    return 65534, 65534
-
-
 PRIVILEGED = """
     [router]
     workers = WORKERS

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import struct
+import textwrap
 import time
 from pathlib import Path
 
@@ -558,3 +559,121 @@ def test_a_listener_has_its_connections_in_all_workers_together(start_process, c
         client.close()
     router.signal()
     assert router.status() == 0
+
+
+# What a review has found.
+
+
+def test_a_reload_that_is_overtaken_by_the_end_cuts_nobody(serving, one_in_each, frame, tmp_path) -> None:
+    router, server = serving()
+    router.reload(router.text + f"\n    [listener more]\n    endpoint = unix:{tmp_path}/r.sock\n")
+    sessions = one_in_each(router, server, 1, 2)
+    # Closing a port takes a moment in the workers.
+    (router.folder / "router.ini").write_text(textwrap.dedent(router.text))
+    router.signal(signal.SIGHUP)
+    router.wait_for("event=open")
+    router.signal()
+    for client, peer in sessions.values():
+        assert client.recv_frame().code == 1001
+        assert peer.recv_frame().code == 1001
+        end((client, peer))
+    assert router.status() == 0
+    assert "killed" not in router.log
+    assert "Traceback" not in router.log
+
+
+def test_a_worker_that_is_told_to_end_drains_and_gets_a_successor(serving, one_in_each, frame) -> None:
+    router, server = serving()
+    sessions = one_in_each(router, server, 1, 2)
+    os.kill(processes_of(router)[1], signal.SIGTERM)
+    router.wait_for("worker 3 (process")
+    # It drains still: its client does not answer. A reload leaves it alone.
+    assert sessions[1][0].recv_frame().code == 1001
+    router.reload(router.text.replace("path = /ws", "path = /other"))
+    end(sessions[1])
+    router.wait_for("worker 1 has ended: exit status 0")
+    assert lives(sessions[2], frame)
+    end(sessions[2])
+    assert "has died" not in router.log
+    assert "Traceback" not in router.log
+
+
+def test_a_signal_to_all_processes_is_a_drain_with_its_delay(serving, connect) -> None:
+    """What systemd sends unless it is told otherwise."""
+    router, _ = serving(router="drain_delay = 60s\n    drain_path = /.wsrouter")
+    for pid in processes_of(router).values():
+        os.kill(pid, signal.SIGTERM)
+    router.signal()
+    for number in (1, 2):
+        router.wait_for(f"worker {number}: draining in 60 s")
+    for _ in range(4):
+        client = connect(router.port)
+        client.send(b"GET /.wsrouter HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv_all().startswith(b"HTTP/1.1 503 ")
+        client.close()
+    router.signal()
+    assert router.status() == 0
+    assert "successor" not in router.log
+
+
+def test_the_ports_of_a_router_that_has_died_are_free_while_workers_drain(serving, one_in_each) -> None:
+    router, server = serving()
+    sessions = one_in_each(router, server, 1, 2)
+    router.signal(signal.SIGKILL)
+    for client, _ in sessions.values():
+        assert client.recv_frame().code == 1001
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", router.port))
+        sock.listen()
+    for session in sessions.values():
+        end(session)
+
+
+def test_modules_do_not_come_from_where_the_router_was_started(serving, connect, tmp_path) -> None:
+    (tmp_path / "mmap.py").write_text("raise SystemExit('somebody else was run')\n")
+    router, _ = serving()
+    assert sorted(processes_of(router)) == [1, 2]
+    assert "somebody else" not in router.log
+
+
+def test_the_last_lines_of_workers_are_not_lost(serving, connect) -> None:
+    router, server = serving()
+    clients = [connect(router.port) for _ in range(200)]
+    for client in clients:
+        client.request("/ws")
+        peer = server.accept()
+        peer.answer()
+        client.recv_head()
+    router.wait_for(f":{clients[-1].socket.getsockname()[1]} ")
+    router.signal()
+    router.wait_for("draining")
+    router.signal()
+    assert router.status() == 0
+    router.wait_for("<end>")
+    assert router.log.count("event=close") == 200
+
+
+def test_a_listener_that_cannot_be_bound_stands_in_no_workers_way(start_process, connect, nobody, tmp_path) -> None:
+    text = LIMITED.format(limit="")
+    router = start_process(text, options=["--uid", str(nobody[0]), "--gid", str(nobody[1])])
+    router.reload(text + "\n    [listener low]\n    endpoint = tcp:81:interface=127.0.0.1\n")
+    assert "it is not opened" in router.log
+    os.kill(processes_of(router)[1], signal.SIGKILL)
+    router.wait_for("worker 3 (process")
+    router.signal()
+    assert router.status() == 0
+    assert "Traceback" not in router.log
+
+
+def test_a_reload_while_workers_start_reaches_them(serving, open_with) -> None:
+    router, server = serving()
+    os.kill(processes_of(router)[1], signal.SIGKILL)
+    router.wait_for("worker 1 has died")
+    router.reload(router.text.replace("path = /ws", "path = /other"))
+    router.wait_for("worker 3 (process")
+    router.signal(signal.SIGUSR2)
+    router.wait_for("2 workers replaced")
+    client, peer, _ = open_with(router, server, "/other")
+    end((client, peer))
+    assert "Traceback" not in router.log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,23 @@ from wsrouter.config.memory import Reading
 from wsrouter.workers import fleet as module
 from wsrouter.workers.control import Refused
 from wsrouter.workers.fleet import Fleet, StartFailed
-from wsrouter.workers.generation import Generation
+from wsrouter.workers.generation import Condition, Generation
 from wsrouter.workers.process import Stage
 
 
 class Worker:
     """A worker that does what the test says."""
 
-    def __init__(
-        self, clock: Clock, number: int, memory: Any, column: int, over: Callable[..., None], closed: Callable[[], None]
-    ) -> None:
+    def __init__(self, clock: Clock, number: int, memory: Any, column: int, keeper: Any) -> None:
         self.number = self.pid = number
         self.memory, self.column = memory, column
-        self.over = over
+        self.keeper = keeper
         self.stage = Stage.STARTING
+        self.clock = clock
         self.started = clock.seconds()
-        self.sessions = self.tunnels = self.clients = 0
+        #: The answer to ``count``.
+        self.counted: Deferred[None] = Deferred()
+        self.sessions = self.tunnels = 0
         self.closed = False
         self.asked: float | None = None
         self.told: list[str] = []
@@ -46,7 +47,8 @@ class Worker:
             raise OSError(11, "Resource temporarily unavailable")
         scene.workers.append(self)
 
-    async def configure(self, generation: Generation, sockets: Any) -> tuple[list[str], int]:
+    async def configure(self, generation: Generation, descriptor: int, sockets: Any) -> tuple[list[str], int]:
+        assert Generation.of_descriptor(descriptor) == generation
         self.revisions.append(generation.revision)
         self.answers.append(Deferred())
         return await self.answers[-1]
@@ -54,12 +56,17 @@ class Worker:
     def serve(self, warnings: tuple[str, ...] = (), live: int = 0) -> None:
         self.answers.pop(0).callback((list(warnings), live))
 
-    def die(self, how: str = "killed by SIGKILL") -> None:
+    def die(self, how: str = "killed by SIGKILL", silent: bool = True) -> None:
         self.stage = Stage.OVER
-        for answer in self.answers:
+        answers, self.answers = self.answers, []
+        for answer in answers:
             answer.errback(Failure(ConnectionDone()))
-        self.answers.clear()
-        self.over(self, how)
+        self.keeper.over(self, how)
+        if silent:
+            self.keeper.silent(self)
+
+    def probed(self, pool: str, backend: str, rtt: float | None, reason: str, state: str, why: str) -> None:
+        self.told.append(f"{backend} {state}")
 
     def leave(self, why: str, alone: bool = True) -> None:
         self.stage = Stage.LEAVING
@@ -73,7 +80,9 @@ class Worker:
 
     async def count(self) -> None:
         self.told.append("count")
-        self.asked = 1.0
+        self.asked = self.clock.seconds()
+        await self.counted
+        self.asked = None
 
 
 class Scene:
@@ -83,7 +92,7 @@ class Scene:
         self.no_more = False
         self.revision = 1
         self.lines: list[str] = []
-        self.fleet = Fleet(self.clock, self.generation, lambda: None, self.make)
+        self.fleet = Fleet(self.clock, self.generation, self.conditions, lambda: None, self.make)
 
     def make(self, *arguments: Any) -> Any:
         worker = Worker(*arguments)
@@ -92,6 +101,9 @@ class Scene:
 
     def generation(self) -> tuple[Generation, dict[int, Any]]:
         return Generation(self.revision, Path("r.ini"), Reading(), {}), {}
+
+    def conditions(self) -> list[Condition]:
+        return [Condition("app", "one", "up", ""), Condition("app", "two", "down", "refused")]
 
     def observe(self, event: Any) -> None:
         self.lines.append(str(formatEvent(event)))
@@ -124,8 +136,8 @@ def scene() -> Iterator[Scene]:
     for worker in list(made.workers):
         if worker.stage is not Stage.OVER:
             worker.die()
-    if made.fleet._memory is not None:
-        made.fleet._memory.close()
+    if made.fleet.memory is not None:
+        made.fleet.memory.close()
     assert not made.clock.getDelayedCalls()
 
 
@@ -184,6 +196,13 @@ def test_one_that_refuses_is_killed_and_says_why(scene):
     assert "worker 1: r.ini:3: odd" in scene.log
 
 
+def test_one_that_cannot_even_be_told_is_killed(scene):
+    scene.start(1).addErrback(lambda failure: failure.trap(StartFailed))
+    scene.workers[0].answers.pop().errback(Failure(OSError(24, "Too many open files")))
+    assert scene.workers[0].told == ["kill"]
+    assert "worker 1 cannot be started: [Errno 24] Too many open files" in scene.log
+
+
 def test_a_reload_while_one_starts_reaches_it(scene):
     scene.start(1)
     scene.revision = 2
@@ -207,7 +226,7 @@ def test_pauses_grow_while_workers_die_young_and_begin_anew(scene):
         scene.clock.advance(pauses[-1])
         scene.workers[-1].serve()
     assert pauses == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    assert "died 9 times in a row; the next one is started in 30 s" in scene.log
+    assert "died, or did not start, 9 times in a row; the next one is started in 30 s" in scene.log
     scene.clock.advance(module.WELL)
     scene.workers[-1].die()
     scene.clock.advance(0)
@@ -219,7 +238,7 @@ def test_a_death_tells_what_is_lost(scene):
     one, _ = scene.running()
     one.sessions, one.tunnels = 1200, 1
     one.die()
-    assert "worker 1 has died: killed by SIGKILL; about 1,201 sessions and tunnels with it" in scene.log
+    assert "worker 1 has died: killed by SIGKILL; 1,201 sessions and tunnels with it" in scene.log
 
 
 def test_when_there_is_no_process_it_is_tried_again(scene):
@@ -340,12 +359,21 @@ def test_an_old_one_that_dies_before_its_turn_leaves_one_worker_in_its_place(sce
 
 def test_there_is_no_place_for_more_than_live_already(scene):
     scene.running(1)
-    for _ in range(7):
+    for _ in range(15):
         Deferred.fromCoroutine(scene.fleet.roll())
         scene.workers[-1].serve()
     Deferred.fromCoroutine(scene.fleet.roll())
-    assert len(scene.workers) == 8
-    assert "no worker is started: 8 live already, most of them to drain" in scene.log
+    assert len(scene.workers) == 16
+    assert "no worker is started: 16 live already, with those that drain" in scene.log
+
+
+def test_more_than_there_is_room_for_need_a_restart(scene):
+    scene.running(1)
+    resized = Deferred.fromCoroutine(scene.fleet.resize(60))
+    for worker in scene.workers[1:]:
+        worker.serve()
+    assert resized.result == ["[router] workers: more than 8 need a restart"]
+    assert len(scene.numbers()) == 8
 
 
 # The end.
@@ -365,6 +393,27 @@ def test_the_end_waits_for_all(scene):
     assert len(scene.workers) == 2
 
 
+def test_the_end_waits_for_last_words_but_not_for_long(scene):
+    one, two = scene.running()
+    gone = scene.fleet.kill()
+    one.die(silent=False)
+    two.die(silent=False)
+    scene.fleet.silent(one)
+    assert not gone.called
+    scene.clock.advance(module.LAST_WORDS)
+    assert gone.called
+
+
+def test_an_end_during_a_reload_kills_nobody(scene):
+    one, two = scene.running()
+    done = Deferred.fromCoroutine(scene.fleet.configure())
+    done.addErrback(lambda failure: None)
+    done.cancel()
+    scene.fleet.leave("SIGTERM")
+    assert [worker.told for worker in (one, two)] == [["leave"], ["leave"]]
+    assert "cannot take over" not in scene.log
+
+
 def test_the_end_of_none_is_at_once(scene):
     assert scene.fleet.kill().called
 
@@ -382,10 +431,41 @@ def test_an_end_during_a_replacement_ends_the_new_one_too(scene):
 # Looking after them.
 
 
-def test_silence_is_told(scene):
-    scene.running(1)
+def test_silence_is_told_and_what_was_missed_is_made_up_for(scene):
+    (worker,) = scene.running(1)
     scene.clock.advance(module.ASK)
-    assert scene.workers[0].told == ["count"]
-    scene.workers[0].asked = scene.clock.seconds()
-    scene.clock.pump([module.ASK] * 3)
+    scene.fleet.probed("app", "one", 0.1, "", "up", "")
+    assert worker.told == ["count", "one up"]
+    scene.clock.pump([module.ASK] * 2)
     assert "worker 1 has not answered for 10 s: something holds up its loop" in scene.log
+    # What it does not read must not pile up.
+    scene.fleet.probed("app", "two", None, "refused", "down", "refused")
+    assert worker.told == ["count", "one up"]
+    worker.counted.callback(None)
+    assert worker.told[2:] == ["one up", "two down"]
+    worker.counted = Deferred()
+    worker.counted.addErrback(lambda failure: None)
+    scene.clock.advance(module.ASK)
+    assert worker.told[4:] == ["count"]
+    worker.counted.errback(Failure(ConnectionDone()))
+
+
+def test_one_that_is_told_to_end_by_others_gets_a_successor(scene):
+    one, _ = scene.running()
+    scene.fleet.asks_to_leave(one)
+    scene.clock.advance(module.SIGNALS)
+    assert one.told == ["leave alone"]
+    scene.clock.advance(0)
+    scene.workers[2].serve()
+    assert scene.numbers() == [2, 3]
+    one.die("exit status 0")
+    assert "has died" not in scene.log
+
+
+def test_where_all_are_told_to_end_nobody_gets_a_successor(scene):
+    one, two = scene.running()
+    scene.fleet.asks_to_leave(one)
+    scene.fleet.leave("SIGTERM")
+    scene.fleet.asks_to_leave(two)
+    scene.clock.advance(60)
+    assert [worker.told for worker in scene.workers] == [["leave"], ["leave"]]

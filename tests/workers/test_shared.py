@@ -164,3 +164,16 @@ def test_limits_are_exact_between_processes():
     assert sum(int(one) for one, _ in told) == 300
     assert sum(int(two) for _, two in told) == 500
     memory.close()
+
+
+def test_gauges_that_nobody_has_any_more_are_forgotten(columns):
+    old, used, kept = (columns[1].gauge(name) for name in ("old", "used", "kept"))
+    for gauge in (used, kept):
+        gauge.add(1)
+    columns[0].keep_gauges({"kept"})
+    assert sum(time == float("inf") for time in columns[0]._times) == 2
+    used.add(-1)
+    columns[0].keep_gauges({"kept"})
+    assert columns[2].gauge("kept").others() == 1
+    assert sum(time == float("inf") for time in columns[0]._times) == 1
+    assert old.others() == 0

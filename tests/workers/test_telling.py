@@ -102,7 +102,15 @@ def test_a_traceback_comes_along(way):
 
 
 @pytest.mark.parametrize(
-    "line", [b"Fatal Python error: Segmentation fault", b"[1]", b'{"level": "odd"}', b'{"message": 1}', b"\xff\xfe"]
+    "line",
+    [
+        b"Fatal Python error: Segmentation fault",
+        b"[1]",
+        b'{"level": "odd"}',
+        b'{"message": 1}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
 )
 def test_what_is_no_such_line_is_told_as_it_is(way, line):
     way.listening.take(2, line + b"\n")
@@ -174,6 +182,14 @@ def test_without_a_supervisor_lines_go_nowhere(way):
     assert way.teller._broken
     assert not way.teller._kept
     way.out = os.open(os.devnull, os.O_RDONLY)
+
+
+def test_the_reactor_may_let_go_of_the_pipe_before_the_last_words(way):
+    for number in range(200):
+        way.log.info("{number} {more}", number=number, more="x" * 1000)
+    way.teller.connectionLost(Failure(ValueError()))
+    way.drain()
+    assert len(way.heard) == 200
 
 
 def test_long_texts_are_cut():

@@ -27,7 +27,7 @@ from wsrouter.policy.dispatching import Dispatcher
 from wsrouter.policy.health import Change, State
 from wsrouter.policy.health_table import HealthTable
 from wsrouter.policy.members import Member
-from wsrouter.policy.sharing import Alone, Sharing
+from wsrouter.policy.sharing import Alone, Sharing, backend_gauge
 from wsrouter.policy.stickiness import StickyCookie
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
@@ -85,7 +85,7 @@ class BackendPool:
         """Have limits of backends hold for all processes."""
         for member in self.members:
             limited = member.backend.max_sessions is not None
-            member.share(self._sharing.gauge(f"sessions {self.name} {member.label}") if limited else None)
+            member.share(self._sharing.gauge(backend_gauge(self.name, member.label)) if limited else None)
 
     # Life.
 

@@ -13,6 +13,7 @@ a context variable, while files are read.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,9 +100,17 @@ class FileMemory:
         self._fresh.text = path.read_bytes() if self._given is None else self._given.text
         return self._fresh.text
 
-    def given(self, path: Path) -> bytes | None:
-        """What another process has read at ``path``, if that is how this one reads."""
-        return None if self._given is None else self.recall(path)
+    @property
+    def gives(self) -> bool:
+        """Another process has read the files."""
+        return self._given is not None
+
+    def given(self, path: Path) -> bytes:
+        """What another process has read at ``path``; FileNotFoundError if it has not."""
+        data = self.recall(path)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return data
 
     def keep(self, path: Path, data: bytes) -> None:
         self._fresh.contents[path] = data
@@ -146,9 +155,8 @@ def read_bytes(path: Path) -> bytes:
     memory = _current.get()
     if memory is None:
         return path.read_bytes()
-    given = memory.given(path)
-    if given is not None:
-        return given
+    if memory.gives:
+        return memory.given(path)
     try:
         data = path.read_bytes()
     except PermissionError:

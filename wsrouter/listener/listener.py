@@ -18,7 +18,7 @@ from wsrouter.listener.port import Port, bind, bind_over
 from wsrouter.listener.preamble import Preamble
 from wsrouter.live.connection import connection_of
 from wsrouter.policy.admission import Admission
-from wsrouter.policy.sharing import Alone, Gauge, Sharing
+from wsrouter.policy.sharing import Alone, Gauge, Sharing, listener_gauge
 from wsrouter.policy.tunnels import TunnelTable
 from wsrouter.relay.acceptor import Acceptor
 from wsrouter.relay.deadlines import Deadline
@@ -147,7 +147,7 @@ class Listener:
 
     def _gauge(self) -> Gauge | None:
         """What counts who lives in other processes that accept here too."""
-        return self._sharing.gauge(f"listener {self.name}")
+        return self._sharing.gauge(listener_gauge(self.name))
 
     def reconfigure(self, config: values.Listener, store: CertificateStore | None, tunnels: TunnelTable) -> None:
         """Take over a reload, in place: connections that are accepted, or get their verdict, from now on follow it."""

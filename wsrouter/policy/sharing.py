@@ -25,6 +25,16 @@ class Gauge(Protocol):
         """How many would live in each process if all had the same."""
 
 
+def listener_gauge(name: str) -> str:
+    """The name of the gauge of a listener's connections."""
+    return f"listener {name}"
+
+
+def backend_gauge(pool: str, label: str) -> str:
+    """The name of the gauge of a backend's sessions."""
+    return f"sessions {pool} {label}"
+
+
 class Counter(Protocol):
     """How many connections each key has; see ``limits.ConnectionCounter``."""
 

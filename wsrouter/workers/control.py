@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.protocols import amp
 from twisted.protocols.amp import AMP, BinaryBoxProtocol, Command
@@ -81,7 +82,13 @@ class End(Command):
 class Count(Command):
     """To a worker: what lives in it? It shows as well that its loop turns."""
 
-    response = [(b"sessions", _INTEGER), (b"tunnels", _INTEGER), (b"clients", _INTEGER)]
+    response = [(b"sessions", _INTEGER), (b"tunnels", _INTEGER)]
+
+
+class AskToLeave(Command):
+    """From a worker: it has got SIGTERM. ``Leave`` is the answer: whether alone, the supervisor knows."""
+
+    requiresAnswer = False
 
 
 class Closed(Command):
@@ -107,6 +114,8 @@ class Channel(AMP):
 
     def call(self, command: type[Command], **arguments: Any) -> Deferred[dict[str, Any]]:
         """Call the other end; fails with ConnectionClosed when that goes, or is gone."""
+        if self.transport is None:
+            return fail(ConnectionLost())
         called: Deferred[dict[str, Any]] = self.callRemote(command, **arguments)  # type: ignore[no-untyped-call]
         return called
 

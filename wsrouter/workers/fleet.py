@@ -7,12 +7,14 @@ two for a moment: the new one serves before the old one begins to leave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from socket import socket
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
@@ -21,7 +23,7 @@ from twisted.python.failure import Failure
 
 from wsrouter.config.differences import count
 from wsrouter.workers.control import Refused
-from wsrouter.workers.generation import Generation
+from wsrouter.workers.generation import Condition, Generation
 from wsrouter.workers.process import Stage, WorkerProcess
 from wsrouter.workers.shared import SharedMemory
 
@@ -33,8 +35,12 @@ LONGEST_PAUSE = 30.0
 #: How long a worker may take to serve, or to take over a reload, in seconds. Then it is killed.
 PATIENCE = 60.0
 #: For how many workers at a time there is room in the memory of limits: those that drain have a place there too.
-COLUMNS_EACH = 3
-LEAST_COLUMNS = 8
+COLUMNS_EACH = 4
+LEAST_COLUMNS = 16
+#: How long the last words of a worker may take to come when all are to end, in seconds.
+LAST_WORDS = 1.0
+#: How far apart a signal that is meant for all may reach them, in seconds.
+SIGNALS = 0.25
 #: How often workers are asked what lives in them, and after what silence the log is told, in seconds.
 ASK = 5.0
 SILENCE = 10.0
@@ -60,37 +66,42 @@ class Place:
 class Fleet:
     """All workers of one router.
 
-    ``generation`` makes what they run on, and gives the ports that it names. ``closed`` is called whenever there is one
-    less that accepts. ``make`` makes a worker that is not started yet.
+    ``generation`` makes what they run on, and gives the ports that it names; ``conditions`` tells how all backends are.
+    ``closed`` is called whenever there is one less that accepts. ``make`` makes a worker that is not started yet.
     """
 
     def __init__(
         self,
         reactor: Any,
         generation: Callable[[], tuple[Generation, Mapping[int, socket]]],
+        conditions: Callable[[], Sequence[Condition]],
         closed: Callable[[], None],
         make: Callable[..., WorkerProcess] = WorkerProcess,
     ) -> None:
         self._reactor = reactor
-        #: Made with the first worker.
-        self._memory: SharedMemory | None = None
+        #: Made at the start.
+        self.memory: SharedMemory | None = None
         self._make = make
         self._generation = generation
-        self._closed = closed
+        self._conditions = conditions
+        self._one_less = closed
         #: All whose process lives, by number.
         self.workers: dict[int, WorkerProcess] = {}
+        #: Those whose process has ended, and whose last words may still come.
+        self._unheard: set[WorkerProcess] = set()
+        #: Those that were held up, and have missed what was probed.
+        self._behind: set[WorkerProcess] = set()
         self._places: list[Place] = []
         self._last = 0
         self._stopping = False
         self._rolling = False
         #: Fires when no process is left.
         self._gone: Deferred[None] | None = None
+        self._last_words: IDelayedCall | None = None
         #: Whether any worker has ever served.
         self._proven = False
         self._asking = LoopingCall(self._ask)
         self._asking.clock = reactor
-
-    # What lives.
 
     @property
     def serving(self) -> list[WorkerProcess]:
@@ -98,9 +109,9 @@ class Fleet:
         return [worker for worker in self.workers.values() if worker.stage is Stage.SERVING]
 
     @property
-    def live(self) -> int:
-        """Sessions and tunnels, as of the last count."""
-        return sum(worker.sessions + worker.tunnels for worker in self.workers.values())
+    def leaving(self) -> list[WorkerProcess]:
+        """The workers that were told to end."""
+        return [worker for worker in self.workers.values() if worker.stage is Stage.LEAVING]
 
     # The start.
 
@@ -109,7 +120,7 @@ class Fleet:
 
         Raises StartFailed when none can be started.
         """
-        self._memory = SharedMemory.create(max(LEAST_COLUMNS, COLUMNS_EACH * number))
+        self.memory = SharedMemory.create(max(LEAST_COLUMNS, COLUMNS_EACH * number))
         self._places = [Place() for _ in range(number)]
         await self._fill_all(self._places)
         if self._stopping:
@@ -128,7 +139,7 @@ class Fleet:
         """Start a worker in a place that has none; fires when it serves, or does not."""
         place.call = None
         filled = Deferred.fromCoroutine(self._try_to_fill(place))
-        filled.addErrback(lambda failure: _log.failure("A worker could not be started", failure))
+        filled.addErrback(_unless_cancelled, "A worker could not be started")
         return filled
 
     async def _try_to_fill(self, place: Place) -> None:
@@ -141,14 +152,14 @@ class Fleet:
 
     def _spawn(self) -> WorkerProcess | None:
         """A new worker; None: there can be no new process, and that was told."""
-        assert self._memory is not None
+        assert self.memory is not None
         taken = {worker.column for worker in self.workers.values()}
-        column = next((column for column in range(self._memory.columns) if column not in taken), None)
+        column = next((column for column in range(self.memory.columns) if column not in taken), None)
         if column is None:
-            _log.error("no worker is started: {all} live already, most of them to drain", all=len(taken))
+            _log.error("no worker is started: {all} live already, with those that drain", all=len(taken))
             return None
         self._last += 1
-        worker = self._make(self._reactor, self._last, self._memory, column, self._over, self._closed)
+        worker = self._make(self._reactor, self._last, self.memory, column, self)
         try:
             worker.start()
         except OSError as error:
@@ -162,7 +173,8 @@ class Fleet:
         try:
             while True:
                 generation, sockets = self._generation()
-                await self._within(worker, worker.configure(generation, sockets))
+                with _held(generation.as_descriptor()) as descriptor:
+                    await self._within(worker, worker.configure(generation, descriptor, sockets))
                 if worker.stage is not Stage.STARTING:
                     return False
                 if generation.revision == self._generation()[0].revision:
@@ -172,8 +184,13 @@ class Fleet:
                 _log.error("worker {number}: {line}", number=worker.number, line=line)
             worker.kill()
             return False
-        except ConnectionClosed:
-            return False  # its end is told where its process has ended
+        except (ConnectionClosed, CancelledError):
+            return False  # its end is told where its process has ended; or all are about to end
+        except Exception as error:
+            # What failed in the worker is in its own part of the log.
+            _log.error("worker {number} cannot be started: {error}", number=worker.number, error=error)
+            worker.kill()
+            return False
         worker.stage = Stage.SERVING
         self._proven = True
         self._share()
@@ -182,8 +199,8 @@ class Fleet:
 
     def _share(self) -> None:
         """Workers know how many they are: none takes much more than its share of the clients."""
-        if self._memory is not None:
-            self._memory.serve(len(self.serving))
+        if self.memory is not None:
+            self.memory.serve(len(self.serving))
 
     async def _within(self, worker: WorkerProcess, coroutine: Any) -> Any:
         """The answer of a worker, which is killed if it takes longer than PATIENCE."""
@@ -212,40 +229,50 @@ class Fleet:
         """
         generation, sockets = self._generation()
         warnings: list[str] = []
-        live = sum(
-            worker.sessions + worker.tunnels for worker in self.workers.values() if worker.stage is Stage.LEAVING
-        )
+        live = sum(worker.sessions + worker.tunnels for worker in self.leaving)
 
-        async def one(worker: WorkerProcess) -> int:
+        async def one(worker: WorkerProcess, descriptor: int) -> int:
             try:
-                found, lives = await self._within(worker, worker.configure(generation, sockets))
-            except ConnectionClosed:
-                return 0
+                found, lives = await self._within(worker, worker.configure(generation, descriptor, sockets))
+            except (ConnectionClosed, CancelledError):
+                return 0  # it has ended, or all are about to
             except Exception as error:
-                _log.error(
-                    "worker {number} cannot take over the reload and is killed: {error}",
-                    number=worker.number,
-                    error=error,
-                )
-                worker.kill()
+                # One that leaves takes nothing over any more, and need not.
+                if worker.stage is Stage.SERVING:
+                    _log.error(
+                        "worker {number} cannot take over the reload and is killed: {error}",
+                        number=worker.number,
+                        error=error,
+                    )
+                    worker.kill()
                 return 0
             warnings.extend(line for line in found if line not in warnings)
             return int(lives)
 
-        return warnings, live + sum(await gatherResults([Deferred.fromCoroutine(one(each)) for each in self.serving]))
+        with _held(generation.as_descriptor()) as descriptor:
+            begun = [Deferred.fromCoroutine(one(worker, descriptor)) for worker in self.serving]
+            return warnings, live + sum(await gatherResults(begun))
 
     def probed(self, pool: str, backend: str, rtt: float | None, reason: str, state: str, why: str) -> None:
-        """Tell all what a probe has found."""
+        """Tell all what a probe has found; those that are held up are told how all is when they answer again."""
         for worker in self.workers.values():
-            worker.probed(pool, backend, rtt, reason, state, why)
+            if self._is_held_up(worker):
+                self._behind.add(worker)
+            else:
+                worker.probed(pool, backend, rtt, reason, state, why)
 
-    async def resize(self, number: int) -> None:
-        """Have ``number`` workers from now on: more are started, or the last ones drain."""
+    async def resize(self, number: int) -> list[str]:
+        """Have ``number`` workers from now on: more are started, or the last ones drain; returns what to warn of."""
+        assert self.memory is not None
+        most = self.memory.columns // 2
+        warnings = [] if number <= most else [f"[router] workers: more than {most} need a restart"]
+        number = min(number, most)
         while len(self._places) > number:
             self._clear(self._places.pop(), "there are to be fewer workers")
         more = [Place() for _ in range(number - len(self._places))]
         self._places += more
         await self._fill_all(more)
+        return warnings
 
     def _clear(self, place: Place, why: str) -> None:
         if place.call is not None:
@@ -259,10 +286,8 @@ class Fleet:
     async def roll(self) -> None:
         """Replace all workers, one after the other, by fresh processes; the old ones drain."""
         if self._rolling or self._stopping:
-            _log.warn(
-                "workers are not replaced: {why}",
-                why="they are ending" if self._stopping else "they are being replaced already",
-            )
+            why = "they are ending" if self._stopping else "they are being replaced already"
+            _log.warn("workers are not replaced: {why}", why=why)
             return
         self._rolling = True
         try:
@@ -329,8 +354,7 @@ class Fleet:
     def _all_gone(self) -> Deferred[None]:
         if self._gone is None:
             self._gone = Deferred()
-            if not self.workers:
-                self._gone.callback(None)
+            self._look_who_is_left()
         waiting: Deferred[None] = Deferred()
 
         def gone(_: None) -> None:
@@ -339,68 +363,132 @@ class Fleet:
         self._gone.addCallback(gone)
         return waiting
 
-    # Ends of workers.
-
-    def _over(self, worker: WorkerProcess, how: str) -> None:
-        """The process of ``worker`` has ended."""
-        self.workers.pop(worker.number, None)
-        if self._memory is not None:
-            self._memory.clear(worker.column)
-        self._share()
-        self._closed()
-        place = next((one for one in self._places if one.worker is worker), None)
-        if place is not None:
-            place.worker = None
-        if self._stopping:
-            if not self.workers and self._gone is not None and not self._gone.called:
-                self._gone.callback(None)
+    def _look_who_is_left(self) -> None:
+        """Nobody is, when all processes have ended and all that they have said is here, or does not come."""
+        if self._gone is None or self._gone.called or self.workers:
             return
-        if place is None:
+        if not self._unheard:
+            if self._last_words is not None:
+                self._last_words.cancel()
+                self._last_words = None
+            self._gone.callback(None)
+        elif self._last_words is None:
+            self._last_words = self._reactor.callLater(LAST_WORDS, self._hear_no_more)
+
+    def _hear_no_more(self) -> None:
+        self._last_words = None
+        self._unheard.clear()
+        self._look_who_is_left()
+
+    # What workers tell.
+
+    def over(self, worker: WorkerProcess, how: str) -> None:
+        """Its process has ended."""
+        self.workers.pop(worker.number, None)
+        self._unheard.add(worker)
+        self._behind.discard(worker)
+        if self.memory is not None:
+            self.memory.clear(worker.column)
+        self._share()
+        self._one_less()
+        place = self._place_of(worker)
+        if self._stopping:
+            self._look_who_is_left()
+        elif place is None:
             # It was to end; or it was to take a place and never served, which is told there.
             _log.info("worker {number} has ended: {how}", number=worker.number, how=how)
+        else:
+            place.worker = None
+            lost = count(worker.sessions + worker.tunnels, "session or tunnel", "sessions and tunnels")
+            _log.error(
+                "worker {number} has died: {how}; {lost} with it, when it was last asked",
+                number=worker.number,
+                how=how,
+                lost=lost,
+            )
+            self._replace(place, self._reactor.seconds() - worker.started >= WELL)
+
+    def silent(self, worker: WorkerProcess) -> None:
+        """All that it has said is here."""
+        self._unheard.discard(worker)
+        self._look_who_is_left()
+
+    def closed(self, worker: WorkerProcess) -> None:
+        """It accepts no more."""
+        self._one_less()
+
+    def asks_to_leave(self, worker: WorkerProcess) -> None:
+        """It has got a signal. It may leave, unless all were to: then that signal is on its way to here too."""
+        self._reactor.callLater(SIGNALS, self._let_leave, worker)
+
+    def _let_leave(self, worker: WorkerProcess) -> None:
+        if self._stopping or worker.stage not in (Stage.STARTING, Stage.SERVING):
             return
-        lost = worker.sessions + worker.tunnels
-        _log.error(
-            "worker {number} has died: {how}; {lost} with it",
-            number=worker.number,
-            how=how,
-            lost=f"about {count(lost, 'session or tunnel', 'sessions and tunnels')}" if lost else "few or no sessions",
-        )
-        self._replace(place, self._reactor.seconds() - worker.started >= WELL)
+        _log.warn("worker {number} was told to end, and gets a successor", number=worker.number)
+        was_well = worker.stage is Stage.SERVING
+        worker.leave("SIGTERM")
+        self._share()
+        place = self._place_of(worker)
+        if place is not None:
+            place.worker = None
+            self._replace(place, was_well)
+
+    def _place_of(self, worker: WorkerProcess) -> Place | None:
+        return next((place for place in self._places if place.worker is worker), None)
 
     def _replace(self, place: Place, was_well: bool) -> None:
-        """Start another worker in a place whose last one has died, at once or after a pause."""
+        """Start another worker in a place that has none any more, at once or after a pause."""
         if not self._proven:
             return  # the start has failed, or looks after this itself
         place.deaths = 1 if was_well else place.deaths + 1
         pause = 0.0 if place.deaths == 1 else min(PAUSE * 2 ** (place.deaths - 2), LONGEST_PAUSE)
         if place.deaths > 1:
             _log.error(
-                "a worker has died {deaths} times in a row; the next one is started in {pause:g} s",
+                "a worker has died, or did not start, {deaths} times in a row; the next one is started in {pause:g} s",
                 deaths=place.deaths,
                 pause=pause,
             )
         place.call = self._reactor.callLater(pause, self._fill, place)
 
-    # Counting.
+    # Looking after them.
+
+    def _is_held_up(self, worker: WorkerProcess) -> bool:
+        return worker.asked is not None and self._reactor.seconds() - worker.asked >= SILENCE
 
     def _ask(self) -> None:
-        now = self._reactor.seconds()
         for worker in self.workers.values():
             if worker.stage is Stage.STARTING:
                 continue
             if worker.asked is None:
-                asked = Deferred.fromCoroutine(worker.count())
-                asked.addErrback(_closed)
-            elif now - worker.asked >= SILENCE:
+                asked = Deferred.fromCoroutine(self._count(worker))
+                asked.addErrback(_unless_cancelled, "A worker could not be asked what lives in it")
+            elif self._is_held_up(worker):
                 _log.warn(
                     "worker {number} has not answered for {seconds:.0f} s: something holds up its loop",
                     number=worker.number,
-                    seconds=now - worker.asked,
+                    seconds=self._reactor.seconds() - worker.asked,
                 )
 
+    async def _count(self, worker: WorkerProcess) -> None:
+        try:
+            await worker.count()
+        except ConnectionClosed:
+            return  # its end is told where its process has ended
+        if worker in self._behind:
+            self._behind.discard(worker)
+            for one in self._conditions():
+                worker.probed(one.pool, one.backend, None, "", one.state, one.why)
 
-def _closed(failure: Failure) -> None:
-    """It has ended instead; that is told elsewhere."""
-    if not isinstance(failure.value, ConnectionClosed):
-        _log.failure("A worker could not be asked what lives in it", failure)
+
+@contextmanager
+def _held(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _unless_cancelled(failure: Failure, what: str) -> None:
+    """Log it, if it is not only that all come to an end."""
+    if not isinstance(failure.value, CancelledError):
+        _log.failure(what, failure)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wsrouter.config.memory import Reading
+from wsrouter.config.values import Log
 from wsrouter.workers.control import PROTOCOL, Refused
 
 
@@ -37,6 +38,8 @@ class Generation:
     reading: Reading
     #: Listener -> the number of its port, as in ``control.Lend``.
     ports: Mapping[str, int]
+    #: The form of the log, which a reload does not change.
+    log: str = Log.TEXT.value
     #: Where the demonstration certificates lie, if there are any.
     demo_folder: Path | None = None
     #: Of all backends that are not up.
@@ -60,6 +63,7 @@ class Generation:
             "folders": [str(path) for path in reading.folders],
             "globs": [[str(folder), pattern, names] for (folder, pattern), names in reading.globs.items()],
             "ports": dict(self.ports),
+            "log": self.log,
             "demo_folder": None if self.demo_folder is None else str(self.demo_folder),
             "conditions": [[one.pool, one.backend, one.state, one.why] for one in self.conditions],
         }
@@ -83,6 +87,7 @@ class Generation:
             file=Path(values["file"]),
             reading=reading,
             ports=values["ports"],
+            log=values["log"],
             demo_folder=None if folder is None else Path(folder),
             conditions=[Condition(*one) for one in values["conditions"]],
         )

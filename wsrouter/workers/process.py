@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone, ProcessDone, ProcessTerminated
 from twisted.internet.interfaces import IProcessTransport
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.protocol import ProcessProtocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -41,36 +41,38 @@ class Stage(enum.Enum):
     OVER = "over"
 
 
+class Keeper(Protocol):
+    """Who keeps workers, and hears what becomes of them."""
+
+    def over(self, worker: WorkerProcess, how: str) -> None:
+        """Its process has ended; ``how`` is for people. What it has said may still come."""
+
+    def silent(self, worker: WorkerProcess) -> None:
+        """All that it has said is here."""
+
+    def closed(self, worker: WorkerProcess) -> None:
+        """It accepts no more."""
+
+    def asks_to_leave(self, worker: WorkerProcess) -> None:
+        """It was asked to end, by others."""
+
+
 class WorkerProcess(ProcessProtocol):
-    """A worker.
+    """A worker."""
 
-    ``over`` is called once its process has ended, with this and the end in words; ``closed`` when it accepts no more.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        number: int,
-        memory: SharedMemory,
-        column: int,
-        over: Callable[[WorkerProcess, str], None],
-        closed: Callable[[], None],
-    ) -> None:
+    def __init__(self, reactor: Any, number: int, memory: SharedMemory, column: int, keeper: Keeper) -> None:
         self._reactor = reactor
         self._memory = memory
         #: Its column in that memory.
         self.column = column
-        self._over = over
-        self._closed = closed
+        self._keeper = keeper
         #: Counts up, as long as the supervisor runs.
         self.number = number
         self.stage = Stage.STARTING
         #: When it was started, on the reactor's clock.
         self.started = reactor.seconds()
-        #: What it runs on, when it does.
-        self.generation: Generation | None = None
         #: What lived in it when it was last asked.
-        self.sessions = self.tunnels = self.clients = 0
+        self.sessions = self.tunnels = 0
         #: It accepts no more.
         self.closed = False
         #: An answer to ``count`` is awaited since then.
@@ -86,19 +88,21 @@ class WorkerProcess(ProcessProtocol):
         return None if transport is None else transport.pid
 
     def start(self) -> None:
-        """Start the process: a new interpreter, with the code that is installed now."""
+        """Start the process: a new interpreter, with the code that is installed now. Raises OSError."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        # -P: modules do not come from the folder in which the router was started.
+        command = [sys.executable, "-P", "-m", "wsrouter.workers", str(self.number), str(self.column)]
         try:
-            here.setblocking(False)
-            self._reactor.adoptStreamConnection(here.fileno(), socket.AF_UNIX, control.Once(self._channel))
             self._reactor.spawnProcess(
                 self,
                 sys.executable,
-                [sys.executable, "-m", "wsrouter.workers", str(self.number), str(self.column)],
+                command,
                 env=_environment(os.environ),
                 childFDs={0: nothing, 1: "r", 2: "r", CHANNEL: there.fileno(), SHARED: self._memory.descriptor},
             )
+            here.setblocking(False)
+            self._reactor.adoptStreamConnection(here.fileno(), socket.AF_UNIX, control.Once(self._channel))
         finally:
             os.close(nothing)
             here.close()
@@ -106,29 +110,31 @@ class WorkerProcess(ProcessProtocol):
 
     # Commands.
 
-    async def configure(self, generation: Generation, sockets: Mapping[int, socket.socket]) -> tuple[list[str], int]:
-        """Run on ``generation``; ``sockets`` are its ports, by number. The first one makes it serve.
+    async def configure(
+        self, generation: Generation, descriptor: int, sockets: Mapping[int, socket.socket]
+    ) -> tuple[list[str], int]:
+        """Run on ``generation``, which is in ``descriptor``; ``sockets`` are its ports, by number.
 
-        Returns what there is to warn of, and how many sessions and tunnels live on. Raises Refused, and ConnectionLost
-        and its kin when it ends meanwhile.
+        The first one makes it serve. Returns what there is to warn of, and how many sessions and tunnels live on.
+        Raises Refused, and ConnectionClosed when it ends meanwhile.
         """
-        for number in generation.ports.values():
-            if number not in self._ports:
-                await self._channel.call(control.Lend, port=number, descriptor=sockets[number].fileno())
-        self._ports = set(generation.ports.values())
-        descriptor = generation.as_descriptor()
+        wanted = set(generation.ports.values())
+        # Descriptors of its own: they are sent a little later, when the others may be closed.
+        lent = {number: os.dup(sockets[number].fileno()) for number in wanted - self._ports}
         try:
+            for number, one in lent.items():
+                await self._channel.call(control.Lend, port=number, descriptor=one)
+            self._ports = wanted
             answered = await self._channel.call(control.Configure, generation=descriptor)
         finally:
-            os.close(descriptor)
-        self.generation = generation
+            for one in lent.values():
+                os.close(one)
         return answered["warnings"], answered["live"]
 
     def probed(self, pool: str, backend: str, rtt: float | None, reason: str, state: str, why: str) -> None:
         """Tell what a probe has found."""
-        if self.stage in (Stage.STARTING, Stage.SERVING):
-            words = {"reason": reason[: control.LONGEST], "state": state, "why": why[: control.LONGEST]}
-            self._channel.tell(control.Probed, pool=pool, backend=backend, rtt=rtt, **words)
+        words = {"reason": reason[: control.LONGEST], "state": state, "why": why[: control.LONGEST]}
+        self._channel.tell(control.Probed, pool=pool, backend=backend, rtt=rtt, **words)
 
     def leave(self, why: str, alone: bool = True) -> None:
         """Tell it to drain and end; ``alone``: the others go on."""
@@ -152,14 +158,19 @@ class WorkerProcess(ProcessProtocol):
         self.asked = self._reactor.seconds()
         answer = await self._channel.call(control.Count)
         self.asked = None
-        self.sessions, self.tunnels, self.clients = answer["sessions"], answer["tunnels"], answer["clients"]
+        self.sessions, self.tunnels = answer["sessions"], answer["tunnels"]
 
-    # The process.
+    # What becomes of it.
 
     def no_more_clients(self) -> None:
         """It accepts no more."""
         self.closed = True
-        self._closed()
+        self._keeper.closed(self)
+
+    def asks_to_leave(self) -> None:
+        """Somebody has sent it a signal, or its channel is gone: it is to drain and end."""
+        if self.stage in (Stage.STARTING, Stage.SERVING):
+            self._keeper.asks_to_leave(self)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """It has said something."""
@@ -168,11 +179,12 @@ class WorkerProcess(ProcessProtocol):
     def processExited(self, reason: Failure) -> None:
         """It has ended; what it has said may still come."""
         self.stage = Stage.OVER
-        self._over(self, _words_of(reason))
+        self._keeper.over(self, _words_of(reason))
 
     def processEnded(self, reason: Failure) -> None:
         """All that it has said is here."""
         self._listening.end()
+        self._keeper.silent(self)
 
 
 class _Channel(control.Channel):
@@ -186,6 +198,16 @@ class _Channel(control.Channel):
     def closed(self) -> dict[str, object]:
         self._worker.no_more_clients()
         return {}
+
+    @control.AskToLeave.responder
+    def ask_to_leave(self) -> dict[str, object]:
+        self._worker.asks_to_leave()
+        return {}
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        # Without it the worker drains by itself, if it has not just ended.
+        self._worker.asks_to_leave()
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:

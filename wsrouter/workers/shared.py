@@ -19,9 +19,11 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from twisted.logger import Logger
 
 from wsrouter.config.values import Rate
 from wsrouter.policy.limits import SLACK
@@ -34,6 +36,8 @@ SETS: Final = 8192
 ENTRIES: Final = 8
 #: The times of entries that are never used again for another: gauges.
 _FOR_GOOD: Final = math.inf
+
+_log = Logger()
 
 
 class SharedMemory:
@@ -80,14 +84,25 @@ class SharedMemory:
             if counts[at]:
                 counts[at] = 0
 
+    def keep_gauges(self, names: Collection[str]) -> None:
+        """Forget all gauges but these, and but those that count something."""
+        keys = {self._gauge_key(name) for name in names}
+        for entry in range(_BEGIN, _size(self.columns, self._sets), self._entry):
+            if self._times[entry // 8 + 1] == _FOR_GOOD and self._keys[entry // 8] not in keys:
+                with self._locked(self._keys[entry // 8]):
+                    if not any(self._counts_of(entry)):
+                        self._keys[entry // 8] = 0
+                        self._times[entry // 8 + 1] = 0.0
+
     # What the router uses.
 
     def gauge(self, name: str) -> SharedGauge | None:
         """The gauge of this name; None where there is no room for one more."""
-        key = self._hash(f"gauge {name}".encode())
+        key = self._gauge_key(name)
         with self._locked(key):
             entry = self._find(key) or self._take(key)
             if entry is None:
+                _log.warn("there is no room for {name}: its limit holds for each worker", name=name)
                 return None
             self._times[entry // 8 + 1] = _FOR_GOOD
         return SharedGauge(self._counts, entry // 4 + 4, self.columns, self.column)
@@ -101,6 +116,9 @@ class SharedMemory:
         return SharedLimiter(self, name, rate)
 
     # What counters and limiters use.
+
+    def _gauge_key(self, name: str) -> int:
+        return self._hash(f"gauge {name}".encode())
 
     def _hash(self, data: bytes) -> int:
         digest = hashlib.blake2b(data, digest_size=8, key=self._secret).digest()

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wsrouter.assembly import Role
+from wsrouter.assembly import Role, gauges_of
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config.memory import FileMemory
 from wsrouter.config.values import Config
@@ -42,11 +42,12 @@ class SupervisorService(RouterService):
 
     def __init__(self, reactor: Any, config: Config, memory: FileMemory | None = None) -> None:
         super().__init__(reactor, config, memory, Role(accepts=False))
-        self.fleet = Fleet(reactor, self._generation, self._look_at_ports)
+        self.fleet = Fleet(reactor, self._generation, self._conditions, self._look_at_ports)
         #: The number of every listener's port; workers know ports by these.
         self._numbers: dict[Listener, int] = {}
         self._last_number = 0
         self._revision = 0
+        self._gauges = gauges_of(config)
         #: Stands for a drain; the workers' own ones do the work.
         self._leaving = False
         self._closing: IDelayedCall | None = None
@@ -67,14 +68,19 @@ class SupervisorService(RouterService):
             reading=parts.memory.in_force,
             ports={listener.name: number for listener, number in self._numbers.items()},
             demo_folder=None if parts.demo is None else parts.demo.folder,
-            conditions=[
-                Condition(pool.name, one.label, one.state.value, one.why)
-                for pool in self.pools.values()
-                for one in pool.table.snapshot(self.reactor.seconds())
-                if one.state is not State.UP
-            ],
+            log=self.config.router.log.value,
+            conditions=[one for one in self._conditions() if one.state != State.UP.value],
         )
         return generation, {number: listener.socket for listener, number in self._numbers.items()}
+
+    def _conditions(self) -> list[Condition]:
+        """How all backends are."""
+        now = self.reactor.seconds()
+        return [
+            Condition(pool.name, one.label, one.state.value, one.why)
+            for pool in self.pools.values()
+            for one in pool.table.snapshot(now)
+        ]
 
     def _watch(self) -> None:
         """Pass on what is probed."""
@@ -124,9 +130,16 @@ class SupervisorService(RouterService):
         warnings, live = await self.fleet.configure()
         # They all accept elsewhere now, and have taken in who waited.
         self.parts.part()
-        await self.fleet.resize(workers_of(config))
+        warnings += await self.fleet.resize(workers_of(config))
+        self._free_gauges(config)
         outcome = await super()._reloaded(config, opened)
         return Outcome(warnings=[*outcome.warnings, *warnings], live=live)
+
+    def _free_gauges(self, config: Config) -> None:
+        """Forget gauges that neither this configuration nor the last one has, when no worker runs on an older one."""
+        before, self._gauges = self._gauges, gauges_of(config)
+        if self.fleet.memory is not None and not self.fleet.leaving:
+            self.fleet.memory.keep_gauges(before | self._gauges)
 
     def _kept_workers(self, config: Config) -> list[str]:
         return []
@@ -149,7 +162,7 @@ class SupervisorService(RouterService):
             return
         self._leaving = True
         router = self.config.router
-        delay = router.drain_delay if self._serving else 0.0
+        delay = router.drain_delay if self.fleet.serving else 0.0
         _log.info("{why}: the workers drain", why=why)
         self.notifier.stopping()
         self._stop_waiting()
@@ -166,9 +179,10 @@ class SupervisorService(RouterService):
 
     def _look_at_ports(self) -> None:
         """Close the ports when no worker accepts any more: who waits there then is told."""
-        begun = self._closing is not None and not self._closing.active()
-        if begun and all(worker.closed for worker in self.fleet.workers.values()):
+        if self._leaving and all(worker.closed for worker in self.fleet.workers.values()):
+            self.parts.part()
             for listener in self.listeners:
+                listener.leave()
                 listener.stop()
 
     def _lose_patience(self) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 from twisted.internet.interfaces import ILoggingContext, IWriteDescriptor
 from twisted.logger import (
     ILogObserver,
-    InvalidLogLevelError,
     LogEvent,
     LogLevel,
     formatEvent,
@@ -105,6 +104,7 @@ class Teller:
         """The process ends: write what is kept, or most of it."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
+        self.reactor = None
         while self._kept and poll.poll(1000 * LAST_WAIT):
             self.doWrite()
 
@@ -117,10 +117,7 @@ class Teller:
         return "log"
 
     def connectionLost(self, reason: Failure) -> None:
-        """The pipe is gone."""
-        self._broken = True
-        self._kept.clear()
-        self._size = 0
+        """The reactor lets go of it, as at the end of all; a pipe that is broken shows when it is written to."""
 
 
 def encode(event: LogEvent) -> bytes:
@@ -181,7 +178,7 @@ class Listening:
         try:
             told = json.loads(line)
             event = self._event(told)
-        except (ValueError, KeyError, TypeError, AttributeError, InvalidLogLevelError):
+        except Exception:  # whatever it is, it is no line of a teller
             event = self._event({"level": "warn", "system": __name__, "message": line.decode("utf-8", "replace")})
         self._publish(event)
 

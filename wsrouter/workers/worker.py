@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, globalLogBeginner
@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from wsrouter.assembly import Role
 from wsrouter.config.memory import FileMemory
 from wsrouter.config.reader import read
-from wsrouter.config.values import Config
+from wsrouter.config.values import Config, Log
 from wsrouter.errors import ConfigError, RouterError
 from wsrouter.listener.listener import GRACE
 from wsrouter.live.registry import Kind
@@ -55,9 +55,10 @@ class WorkerService(RouterService):
         memory = FileMemory()
         memory.give(generation.reading)
         with memory.reading():
-            config = _own(read(generation.file))
+            config = _own(read(generation.file), generation)
         self._channel = channel
         self._lent = ports
+        self._generation = generation
         self._alone = False
         #: Fires when it serves.
         self.started: Deferred[None] = Deferred()
@@ -78,9 +79,17 @@ class WorkerService(RouterService):
 
         When it returns, nobody is accepted any more on ports that are not wanted. Raises ConfigError.
         """
+        if self._drain is not None:
+            return [], len(self.registry.entries)
+        self._generation = generation
         self._lent.numbers = generation.ports
-        self.parts.memory.give(generation.reading)
-        outcome = await self.reloader.change()
+        parts = self.parts
+        parts.memory.give(generation.reading)
+        parts.role = replace(parts.role, demo_folder=generation.demo_folder)
+        try:
+            outcome = await self.reloader.change()
+        except CancelledError:
+            return [], len(self.registry.entries)  # it has begun to drain meanwhile
         while not all(listener.stopped for listener in self.parts.leaving):
             await deferLater(self.reactor, _LOOK)
         # What the files say was told by the supervisor; the rest is this process's own.
@@ -96,8 +105,8 @@ class WorkerService(RouterService):
         """Drain and end, if that has not begun; ``alone``: the others go on."""
         if self._drain is None:
             self._alone = alone
-            if alone:
-                # The router goes on: nobody in front needs to look away.
+            if alone or self._channel.transport is None:
+                # The router goes on, or starts anew: nobody in front needs to look away.
                 config = self.parts.config
                 self.parts.config = replace(config, router=replace(config.router, drain_delay=0.0))
             self.shut_down(why)
@@ -108,7 +117,7 @@ class WorkerService(RouterService):
             self._stop_reactor()
 
     def _read(self, file: Path) -> Config:
-        return _own(read(file))
+        return _own(read(file), self._generation)
 
     def _kept_workers(self, config: Config) -> list[str]:
         return []
@@ -119,21 +128,29 @@ class WorkerService(RouterService):
         self.started.callback(None)
 
     def _stop_listening(self) -> None:
-        if not self._alone:
+        if self._alone:
+            for listener in self.listeners:
+                listener.discard()  # who waits is for the others
+        else:
             super()._stop_listening()
-            return
-        for listener in self.listeners:
-            # Who waits is for the others.
-            listener.discard()
+        self._lent.close()
 
     def _close(self) -> None:
         super()._close()
         self._channel.tell(control.Closed)
 
 
-def _own(config: Config) -> Config:
-    """What of a configuration is for a worker: the demonstration backends are the supervisor's."""
-    return replace(config, echoes=())
+def _own(config: Config, generation: Generation) -> Config:
+    """What of a configuration is for a worker.
+
+    The demonstration backends are the supervisor's; a listener that it could not bind, as it has told, has no port.
+    """
+    return replace(
+        config,
+        echoes=(),
+        router=replace(config.router, log=Log(generation.log)),
+        listeners=tuple([listener for listener in config.listeners if listener.name in generation.ports]),
+    )
 
 
 class WorkerChannel(control.Channel):
@@ -146,6 +163,7 @@ class WorkerChannel(control.Channel):
         self._number = number
         self._ports = LentPorts()
         self._service: WorkerService | None = None
+        self._stopped = False
 
     @control.Lend.responder
     def lend(self, port: int, descriptor: int) -> dict[str, object]:
@@ -179,7 +197,10 @@ class WorkerChannel(control.Channel):
         self, pool: str, backend: str, reason: str, state: str, why: str, rtt: float | None = None
     ) -> dict[str, object]:
         if self._service is not None:
-            self._service.told(pool, backend, rtt, reason, state, why)
+            try:
+                self._service.told(pool, backend, rtt, reason, state, why)
+            except Exception:
+                _log.failure("What a check has found could not be told")
         return {}
 
     @control.Leave.responder
@@ -190,7 +211,7 @@ class WorkerChannel(control.Channel):
     @control.End.responder
     def end(self) -> dict[str, object]:
         if self._service is None:
-            self._reactor.stop()
+            self._stop()
         else:
             self._service.end()
         return {}
@@ -199,17 +220,30 @@ class WorkerChannel(control.Channel):
     def count(self) -> dict[str, object]:
         service = self._service
         if service is None:
-            return {"sessions": 0, "tunnels": 0, "clients": 0}
+            return {"sessions": 0, "tunnels": 0}
         kinds = [entry.facts.kind for entry in service.registry.entries.values()]
         sessions = kinds.count(Kind.SESSION)
-        return {"sessions": sessions, "tunnels": len(kinds) - sessions, "clients": service.relay.clients}
+        return {"sessions": sessions, "tunnels": len(kinds) - sessions}
 
     def drain(self, why: str, alone: bool) -> None:
         """Drain and end."""
         if self._service is None:
-            self._reactor.stop()
+            self._stop()
         else:
             self._service.leave(why, alone)
+
+    def terminated(self) -> None:
+        """SIGTERM: what it means, alone or with all, the supervisor knows."""
+        if self._service is None or self.transport is None:
+            self.drain("SIGTERM", alone=True)
+        else:
+            self.tell(control.AskToLeave)
+
+    def _stop(self) -> None:
+        """End before there is anything to drain."""
+        if not self._stopped:
+            self._stopped = True
+            self._reactor.stop()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The supervisor has died: end as it would have wanted."""
@@ -234,15 +268,12 @@ def main() -> None:
     os.close(CHANNEL)
 
     def terminated(signal_number: int, frame: FrameType | None) -> None:
-        reactor.callFromThread(channel.drain, signal.Signals(signal_number).name, True)
+        reactor.callFromThread(channel.terminated)
 
-    def take_signals() -> None:
-        # Those that a terminal or a service manager sends to all processes are the supervisor's.
-        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(ignored, signal.SIG_IGN)
+    def take_signal() -> None:
         signal.signal(signal.SIGTERM, terminated)
 
-    take_signals()
-    reactor.callWhenRunning(take_signals)
+    take_signal()
+    reactor.callWhenRunning(take_signal)  # the reactor sets its own
     reactor.run()
     teller.finish()
