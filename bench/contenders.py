@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from bench.others import OTHERS
-from bench.setups import MESSAGE, RELAY, TUNNEL, WSS, Contender, Setup, Tools, first_line, missing_tool
+from bench.setups import HTTP, MESSAGE, RELAY, TUNNEL, WSS, Contender, Setup, Tools, first_line, missing_tool
 
 TUNED_BUFFER = "128k"
 """A power of two that holds a message of 64 KB and its frame's header, so that one read takes the whole of it."""
@@ -44,19 +44,25 @@ def nginx(setup: Setup, tuning: str = "", workers: int = 1) -> list[str]:
         temporary = " ".join(
             f"{kind}_temp_path {setup.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
+        # Plain requests share connections to the backend; sessions have one each.
+        shared = setup.work == HTTP
+        upstream = f"upstream back {{ server 127.0.0.1:{setup.backend_port}; keepalive 32; }}" if shared else ""
+        upgrade = "" if shared else "proxy_set_header Upgrade $http_upgrade;"
         body = f"""\
 http {{
     access_log off;
+    keepalive_requests 1000000000;
     {temporary}
+    {upstream}
     server {{
         {listen}
         {tls if setup.work == WSS else ""}
         location / {{
-            proxy_pass http://127.0.0.1:{setup.backend_port};
+            proxy_pass http://{"back" if shared else f"127.0.0.1:{setup.backend_port}"};
             proxy_http_version 1.1;
             proxy_set_header Host $host;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection "upgrade";
+            {upgrade}
+            proxy_set_header Connection "{"" if shared else "upgrade"}";
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Proto $scheme;
             proxy_read_timeout 1h;
@@ -138,8 +144,8 @@ def wsrouter(setup: Setup, policies: str = "", workers: int = 1) -> list[str]:
     if setup.work == TUNNEL:
         rule = "[tunnel raw]\nmatch = any\npool = back"
     else:
-        session = "session = message\n" if setup.work == MESSAGE else ""
-        rule = f"[route app]\npath = /\npool = back\n{session}{policies}"
+        kind = {MESSAGE: "session = message\n", HTTP: "accept = http\n"}.get(setup.work, "")
+        rule = f"[route app]\npath = /\npool = back\n{kind}{policies}"
     path = setup.write(
         "router.ini",
         f"""\
@@ -212,14 +218,15 @@ def _haproxy_version(tools: Tools) -> str:
 
 
 _ALL = (TUNNEL, RELAY, WSS)
+_EVERY = (*_ALL, HTTP)
 
 CONTENDERS = (
-    Contender("nginx", _ALL, missing_tool("nginx"), _nginx_version, nginx),
+    Contender("nginx", _EVERY, missing_tool("nginx"), _nginx_version, nginx),
     Contender("nginx-tuned", _ALL, missing_tool("nginx"), _nginx_version, nginx_tuned),
-    Contender("haproxy", _ALL, missing_tool("haproxy"), _haproxy_version, haproxy),
+    Contender("haproxy", _EVERY, missing_tool("haproxy"), _haproxy_version, haproxy),
     *OTHERS,
-    Contender("wsrouter", (*_ALL, MESSAGE), _missing_router, _router_version, wsrouter),
-    Contender("wsrouter-compiled", (*_ALL, MESSAGE), _missing_compiled, _router_version, compiled),
+    Contender("wsrouter", (*_EVERY, MESSAGE), _missing_router, _router_version, wsrouter),
+    Contender("wsrouter-compiled", (*_EVERY, MESSAGE), _missing_compiled, _router_version, compiled),
     Contender("wsrouter-policed", (RELAY,), _missing_router, _router_version, policed),
     Contender("nginx-cores", _ALL, missing_tool("nginx"), _nginx_version, nginx_cores, cores=True),
     Contender("wsrouter-cores", (*_ALL, MESSAGE), _missing_router, _router_version, wsrouter_cores, cores=True),

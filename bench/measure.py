@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.generator import BenchError, Generator
-from bench.proxies import SETTLE, Proxy, kernel_kb, resident_kb, socket_kb, waited_ns
+from bench.generator import BenchError, Generator, started
+from bench.proxies import SETTLE, Proxy, answering, cpu_ns, kernel_kb, resident_kb, socket_kb, waited_ns
 from bench.settings import Settings
 from bench.setups import WSS
 
@@ -141,6 +142,35 @@ def cores(place: Place) -> Reading:
         "load_busy": generator,
         "round_trip_us": reading[f"round_trip_us.{size}"],
     }
+
+
+def http(place: Place) -> Reading:
+    """Plain HTTP requests over connections that stay open; wrk asks, and nginx answers behind the proxy.
+
+    Raises BenchError where there is no wrk, or an answer is not the backend's.
+    """
+    settings, proxy = place.settings, place.proxy
+    wrk = settings.tools.find("wrk")
+    if not wrk:
+        raise BenchError("wrk is not installed (--tool wrk=PATH names it)")
+    address = f"http://127.0.0.1:{proxy.port}/"
+    words = [wrk, "--threads", "1", "--connections", str(settings.opening), "--latency"]
+    with answering(proxy.backend_port, settings):
+        for seconds in (1, max(1, round(settings.rate_seconds))):  # the first is to get warm
+            before = cpu_ns(proxy.pids)
+            with started([*words, "--duration", f"{seconds}s", address], {settings.load_cpu}) as process:
+                told = process.communicate()[0].decode()
+            used = cpu_ns(proxy.pids) - before
+    found = re.search(r"(\d+) requests in ([\d.]+)(m?s)", told)
+    if not found or "Socket errors" in told or "Non-2xx" in told:
+        raise BenchError(f"wrk says: {told.strip()}")
+    count, time_taken = int(found[1]), float(found[2]) / (1000 if found[3] == "ms" else 1)
+    reading = {"requests_per_s": count / time_taken}
+    for name in ("50", "99"):
+        part = re.search(rf"{name}% +([\d.]+)(us|ms|s)", told)
+        if part:
+            reading[f"p{name}_us"] = float(part[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[part[2]]
+    return reading | {"request_us": used / 1000 / count}
 
 
 def latency(place: Place) -> Reading:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bench.setups import MESSAGE, PROGRAMS, RELAY, WSS, Contender, Setup, Tools, first_line, missing_tool
+from bench.setups import HTTP, MESSAGE, PROGRAMS, RELAY, WSS, Contender, Setup, Tools, first_line, missing_tool
 
 
 def caddy(setup: Setup) -> list[str]:
@@ -94,12 +94,12 @@ def _autobahn_version(tools: Tools) -> str:
 OTHERS = (
     Contender(
         "caddy",
-        (RELAY, WSS),
+        (RELAY, WSS, HTTP),
         missing_tool("caddy"),
         lambda tools: "Caddy " + first_line(tools.find("caddy"), "version").partition(" ")[0],
         caddy,
     ),
-    Contender("http-proxy", (RELAY, WSS), _missing_http_proxy, _http_proxy_version, http_proxy),
+    Contender("http-proxy", (RELAY, WSS, HTTP), _missing_http_proxy, _http_proxy_version, http_proxy),
     Contender(
         "mitmproxy",
         (MESSAGE,),

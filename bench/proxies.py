@@ -8,6 +8,7 @@ import random
 import re
 import resource
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,6 +152,41 @@ def waited_ns(pids: tuple[int, ...]) -> int:
     """How long the processes were ready to run while their CPU ran something else; 0 where the kernel does not tell."""
     files = [Path(f"/proc/{pid}/schedstat") for pid in pids]
     return sum(int(file.read_text().split()[1]) for file in files if file.exists())
+
+
+def cpu_ns(pids: tuple[int, ...]) -> int:
+    """User and system time of the processes, in steps of a tick (10 ms). Raises BenchError when one has gone."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError as error:
+            raise BenchError(f"a process of the proxy has gone: {error}") from None
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def answering(port: int, settings: Settings) -> Iterator[None]:
+    """Within the block, nginx answers HTTP requests with 125 bytes on the generator's CPU."""
+    with tempfile.TemporaryDirectory(prefix="wsrouter-bench-") as folder:
+        path = Path(folder) / "nginx.conf"
+        path.write_text(
+            "daemon off; master_process off; error_log stderr error; events { worker_connections 4096; }"
+            f" pid {folder}/nginx.pid;"
+            f" http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {folder};"
+            f" server {{ listen 127.0.0.1:{port}; location / {{ return 200 '{'x' * 125}'; }} }} }}"
+        )
+        command = [settings.tools.find("nginx"), "-e", "stderr", "-p", f"{folder}/", "-c", str(path)]
+        if not command[0]:
+            raise BenchError("nginx is not installed, which answers behind the proxy")
+        with started(command, {settings.load_cpu}) as process:
+            deadline = time.monotonic() + settings.patience
+            while not _listens(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise BenchError("nginx does not answer behind the proxy")
+                time.sleep(0.02)
+            yield
 
 
 def socket_kb() -> int:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TUNNEL, RELAY, WSS, MESSAGE = "tunnel", "relay", "wss", "message"
-PROTOCOLS = {TUNNEL: "tcp", RELAY: "ws", WSS: "wss", MESSAGE: "ws"}
-"""Each kind of work, and the load generator's name for what its clients speak."""
+TUNNEL, RELAY, WSS, MESSAGE, HTTP = "tunnel", "relay", "wss", "message", "http"
+PROTOCOLS = {TUNNEL: "tcp", RELAY: "ws", WSS: "wss", MESSAGE: "ws", HTTP: "http"}
+"""Each kind of work, and the load generator's name for what its clients speak; wrk speaks HTTP in its place."""
 
 PROGRAMS = Path(__file__).parent / "programs"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench import measure
 from bench.settings import Settings
-from bench.setups import MESSAGE, RELAY, TUNNEL, WSS
+from bench.setups import HTTP, MESSAGE, RELAY, TUNNEL, WSS
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,17 @@ def _cores_tables(settings: Settings) -> Tables:
             Column("proxy_busy", "CPU %", divisor=0.01, digits=0),
             Column("load_busy", "gen. %", divisor=0.01, digits=0),
             Column("round_trip_us", "us each"),
+        )
+    }
+
+
+def _http_tables(settings: Settings) -> Tables:
+    return {
+        f"plain HTTP, {settings.opening} connections that stay open, answers of 125 B": (
+            Column("request_us", "CPU us for each", compared=True),
+            Column("requests_per_s", "requests/s", digits=0),
+            Column("p50_us", "p50 ms", divisor=1000, digits=2),
+            Column("p99_us", "p99 ms", divisor=1000, digits=2),
         )
     }
 
@@ -224,6 +235,7 @@ WORKLOADS = (
         _cores_tables,
         ("nginx", "nginx-cores", "wsrouter", "wsrouter-cores"),
     ),
+    Workload("http", "plain HTTP requests", (HTTP,), 3, measure.http, _http_tables),
     Workload("crowd", "thousands of busy sessions", (TUNNEL, RELAY, WSS), 3, measure.crowd, _crowd_tables, _MAIN),
     Workload("flat", "the same work with few and many sessions", (RELAY,), 3, measure.flat, _flat_tables, _MAIN[:3]),
     Workload("storm", "all sessions come again at once", (RELAY, WSS), 3, measure.storm, _storm_tables, _MAIN),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import contenders, others, proxies
-from bench.setups import MESSAGE, RELAY, TUNNEL, WSS, Setup, Tools
+from bench.setups import HTTP, MESSAGE, RELAY, TUNNEL, WSS, Setup, Tools
 from wsrouter.config import reader
 
 
@@ -21,7 +21,7 @@ def setup(tmp_path: Path, request: pytest.FixtureRequest) -> Setup:
     return Setup(tmp_path, request.param, 2001, 2002, 2000, certificate, Tools(Path("/opt/bin/python")))
 
 
-@pytest.mark.parametrize("setup", [TUNNEL, RELAY, WSS, MESSAGE], indirect=True)
+@pytest.mark.parametrize("setup", [TUNNEL, RELAY, WSS, MESSAGE, HTTP], indirect=True)
 def test_the_router_accepts_its_configuration(setup: Setup) -> None:
     command = contenders.wsrouter(setup)
     config = reader.read(Path(command[-1]))
@@ -44,8 +44,8 @@ def test_the_policed_router_has_every_policy_of_frame_headers(setup: Setup) -> N
     assert route.max_fragments == 1024
 
 
-@pytest.mark.parametrize("setup", [TUNNEL, RELAY, WSS], indirect=True)
-@pytest.mark.parametrize("start", [contenders.nginx, contenders.nginx_tuned])
+@pytest.mark.parametrize("setup", [TUNNEL, RELAY, WSS, HTTP], indirect=True)
+@pytest.mark.parametrize("start", [contenders.nginx, contenders.nginx_tuned, contenders.nginx_cores])
 def test_nginx_accepts_its_configuration(
     setup: Setup, start: Callable[[Setup], list[str]], require_program: Callable[[str, str], str]
 ) -> None:
@@ -55,7 +55,7 @@ def test_nginx_accepts_its_configuration(
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("setup", [TUNNEL, RELAY, WSS], indirect=True)
+@pytest.mark.parametrize("setup", [TUNNEL, RELAY, WSS, HTTP], indirect=True)
 def test_haproxy_accepts_its_configuration(setup: Setup, require_program: Callable[[str, str], str]) -> None:
     if not setup.tools.find("haproxy"):
         require_program("haproxy", "apt-get install haproxy")
