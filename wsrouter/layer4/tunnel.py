@@ -47,12 +47,13 @@ class Tunnel:
         "_end",
         "_leg",
         "_member",
+        "_opened",
         "_pool",
         "_prefetch",
         "_room",
         "_rule",
+        "_tried",
         "_up",
-        "facts",
         "number",
     )
 
@@ -80,6 +81,24 @@ class Tunnel:
         client.protocol = None
         client.coupling = self
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of it, once it is open. Made when somebody asks: most of its life nobody does."""
+        connection, member = self._connection, self._member
+        assert member is not None
+        return Facts(
+            kind=Kind.TUNNEL,
+            client_ip=connection.ip,
+            client=connection.client,
+            listener=connection.listener,
+            rule=self._rule.name,
+            pool=self._rule.pool,
+            backend=member.label,
+            opened=self._opened,
+            sni=connection.sni or "",
+            tried=self._tried,
+        )
+
     def start(self) -> None:
         """Look for a backend."""
         attempt, client = self._attempt, self._client
@@ -102,19 +121,9 @@ class Tunnel:
         self._down = down = Pump(self, leg, client)
         client.couple(self, up, down)
         leg.couple(self, down, up)
-        connection, room = self._connection, self._room
-        self.facts = Facts(
-            kind=Kind.TUNNEL,
-            client_ip=connection.ip,
-            client=connection.client,
-            listener=connection.listener,
-            rule=self._rule.name,
-            pool=self._rule.pool,
-            backend=member.label,
-            opened=room.relay.seconds(),
-            sni=connection.sni or "",
-            tried=attempt.story(),
-        )
+        room = self._room
+        self._opened = room.relay.seconds()
+        self._tried = attempt.story()
         room.registry.open(self)
         if self._rule.idle_timeout is not None:
             room.idle.watch(self, self._rule.idle_timeout)

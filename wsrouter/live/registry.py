@@ -103,7 +103,10 @@ class Entry(Protocol):
 
     #: The number of the connection; see ``Registry.number``.
     number: int
-    facts: Facts
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of it since it has opened."""
 
     def counts(self) -> Counts:
         """What has passed so far."""
