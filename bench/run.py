@@ -23,7 +23,7 @@ from bench import generator, measure, options, proxies, publish
 from bench.contenders import CONTENDERS
 from bench.report import Taken
 from bench.settings import Settings
-from bench.setups import WSS, Contender
+from bench.setups import HTTP, WSS, Contender
 from bench.workloads import WORKLOADS, Workload
 
 
@@ -84,6 +84,8 @@ def _plan(asked: argparse.Namespace, settings: Settings, tls: bool) -> list[Bloc
         for work in asked.work or workload.works:
             if workload.name not in asked.workload or (work == WSS and not tls):
                 continue
+            if (work == HTTP) != (HTTP in workload.works):
+                continue  # one workload asks in plain HTTP, and it asks nothing else
             able = []
             for contender in CONTENDERS:
                 if not _takes_part(contender, workload, work, asked.only):

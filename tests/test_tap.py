@@ -15,7 +15,6 @@ from twisted.python.usage import Options, UsageError
 
 from wsrouter import __version__, tap
 from wsrouter.service import RouterService
-from wsrouter.tap import JsonLoggedService
 
 GOOD = "[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n[route all]\npath = /\nredirect = /x\n"
 
@@ -170,18 +169,18 @@ class Twistd(Options):
 
 
 @pytest.fixture
-def with_json(config, called, monkeypatch) -> Callable[..., JsonLoggedService]:
+def with_json(config, called, monkeypatch) -> Callable[..., RouterService]:
     """``with_json("--nodaemon")``: the service of a configuration with ``log = json``, as twistd makes it."""
     config.write_text("[router]\nlog = json\n" + GOOD)
     monkeypatch.chdir(config.parent)
 
-    def make(*arguments: str) -> JsonLoggedService:
+    def make(*arguments: str) -> RouterService:
         options = tap.Options()
         options.parseOptions(["--config", str(config)])
         options.parent = Twistd()
         options.parent.parseOptions(list(arguments))
         service = tap.makeService(options)
-        assert isinstance(service, JsonLoggedService)
+        assert isinstance(service, RouterService)
         return service
 
     return make
@@ -211,12 +210,13 @@ def test_json_goes_where_twistd_would_log(config, with_json, capsys, monkeypatch
     assert bool(out) == (file is None)
 
 
-def test_without_twistd_json_goes_to_standard_output(config, with_json):
+def test_without_twistd_json_goes_to_standard_output(config, with_json, capsys):
     options = tap.Options()
     options.parseOptions(["--config", str(config)])
-    service = tap.makeService(options)
-    assert isinstance(service, JsonLoggedService)
-    assert service._log_file is None
+    application = Application("wsrouter")
+    tap.makeService(options).setServiceParent(application)
+    ILogObserver(application)({"log_format": "hello", "log_time": 0.0, "log_level": LogLevel.info})
+    assert json.loads(capsys.readouterr().out)["message"] == "hello"
 
 
 def test_as_the_child_of_another_service_the_router_leaves_the_log_alone(with_json):

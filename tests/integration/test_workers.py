@@ -56,6 +56,19 @@ def until_over(pid: int) -> None:
         os.close(process)
 
 
+def until_bound(sock: socket.socket, port: int) -> None:
+    """Return once the port is free, and ``sock`` has it."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            assert time.monotonic() < deadline, "nobody gives the port back"
+            time.sleep(0.01)
+        else:
+            return
+
+
 @pytest.fixture
 def serving(start_process, backend):
     """``serving(workers=2, **more) -> RouterProcess, Backend``."""
@@ -624,8 +637,8 @@ def test_the_ports_of_a_router_that_has_died_are_free_while_workers_drain(servin
         assert client.recv_frame().code == 1001
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", router.port))
-        sock.listen()
+        # The ports are closed at the end of the turn in which the first goodbyes are said.
+        until_bound(sock, router.port)
     for session in sessions.values():
         end(session)
 
