@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from wsrouter.assembly import Assembly, Role
 from wsrouter.config.memory import FileMemory
 from wsrouter.config.reader import read
+from wsrouter.config.schema.listening import MOST_WORKERS
 from wsrouter.config.values import Config, Router
 from wsrouter.errors import RouterError
 from wsrouter.listener.listener import Listener
@@ -48,7 +49,7 @@ _log = Logger()
 def workers_of(config: Config) -> int:
     """How many processes are to take the clients."""
     wanted = config.router.workers
-    return len(os.sched_getaffinity(0)) if wanted is None else wanted
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS) if wanted is None else wanted
 
 
 def _client_limit() -> int:
