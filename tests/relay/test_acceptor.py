@@ -304,40 +304,36 @@ def test_what_lives_elsewhere_counts_for_the_limit(rig, house):
     assert gauge.here == 0
 
 
-def test_who_has_more_than_its_share_lets_others_go_first(rig, house, monkeypatch):
+@pytest.fixture
+def holding(rig: Any, house: Any, monkeypatch: pytest.MonkeyPatch) -> House:
+    """A house at which eight have called, and whose acceptor leaves some of them to others at this moment."""
     monkeypatch.setattr(module, "LEAD", 0)
-    one = house()
-    gauge = Gauge()
-    one.acceptor.reconfigure("main", None, None, gauge)
+    one: House = house()
+    one.acceptor.reconfigure("main", None, None, Gauge())
     for _ in range(8):
         one.call()
-    # As many as it may have more, then it waits; nobody else takes the rest, so it does.
     rig.until(lambda: one.acceptor._holding)
+    return one
+
+
+def test_who_has_more_than_its_share_lets_others_go_first(rig, holding):
+    # As many as it may have more, then it waits; nobody else takes the rest, so it does.
+    one = holding
     assert one.acceptor.live == module.SHARED_BATCH
     rig.pass_time(2 * PAUSE)
     assert one.acceptor.live == 8
 
 
-def test_a_stop_takes_who_was_left_to_others(rig, house, monkeypatch):
-    monkeypatch.setattr(module, "LEAD", 0)
-    one = house()
-    one.acceptor.reconfigure("main", None, None, Gauge())
-    for _ in range(8):
-        one.call()
-    rig.until(lambda: one.acceptor._holding)
+def test_a_stop_takes_who_was_left_to_others(rig, holding):
+    one = holding
     one.acceptor.accept_waiting()
     assert one.acceptor.live == 8
     one.acceptor.abort()
     rig.turn()
 
 
-def test_without_descriptors_nobody_is_left_to_others(rig, house, monkeypatch):
-    monkeypatch.setattr(module, "LEAD", 0)
-    one = house()
-    one.acceptor.reconfigure("main", None, None, Gauge())
-    for _ in range(8):
-        one.call()
-    rig.until(lambda: one.acceptor._holding)
+def test_without_descriptors_nobody_is_left_to_others(rig, holding):
+    one = holding
     one.acceptor.pause("there are none")
     rig.pass_time(2 * PAUSE)
     assert one.acceptor.live == 8

@@ -26,25 +26,31 @@ def observer(stream: TextIO | None = None) -> ILogObserver:
     return cast(ILogObserver, write)
 
 
+def described(event: LogEvent) -> dict[str, str]:
+    """What an event says: ``level``, ``system`` and ``message``, and the ``traceback`` where it has one."""
+    level = event.get("log_level")
+    told = {
+        "level": "info" if level is None else level.name,
+        "system": event.get("log_namespace", "-"),
+        "message": formatEvent(event),
+    }
+    failure = event.get("log_failure")
+    if failure is not None:
+        told["traceback"] = failure.getTraceback()
+    elif "traceback" in event:
+        told["traceback"] = event["traceback"]  # of another process
+    return told
+
+
 def _as_json(event: LogEvent) -> str:
     line: dict[str, object] = {"time": _time(event)}
     fields = event.get("fields")
     if isinstance(fields, dict):
         line |= fields
     else:
-        level = event.get("log_level")
-        line |= {
-            "level": "info" if level is None else level.name,
-            "system": event.get("log_namespace", "-"),
-            "message": formatEvent(event),
-        }
+        line |= described(event)
         if "worker" in event:
             line["worker"] = event["worker"]
-        failure = event.get("log_failure")
-        if failure is not None:
-            line["traceback"] = failure.getTraceback()
-        elif "traceback" in event:
-            line["traceback"] = event["traceback"]
     return json.dumps(line, separators=(",", ":"), default=str)
 
 

@@ -20,11 +20,12 @@ from twisted.logger import (
     ILogObserver,
     LogEvent,
     LogLevel,
-    formatEvent,
     globalLogPublisher,
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from wsrouter.ops.json_log import described
 
 #: The longest message and the longest traceback that are passed on, in characters.
 LONGEST_TEXT = 64_000
@@ -122,19 +123,13 @@ class Teller:
 
 def encode(event: LogEvent) -> bytes:
     """A line for an event of the log."""
-    level = event.get("log_level")
-    line: dict[str, Any] = {
-        "time": event.get("log_time", 0.0),
-        "level": "info" if level is None else level.name,
-        "system": str(event.get("log_namespace", "-")),
-        "message": formatEvent(event)[:LONGEST_TEXT],
-    }
+    line: dict[str, Any] = {"time": event.get("log_time", 0.0), **described(event)}
+    line["message"] = line["message"][:LONGEST_TEXT]
+    if "traceback" in line:
+        line["traceback"] = line["traceback"][-LONGEST_TEXT:]
     fields = event.get("fields")
     if isinstance(fields, dict):
         line["fields"] = fields
-    failure = event.get("log_failure")
-    if failure is not None:
-        line["traceback"] = failure.getTraceback()[-LONGEST_TEXT:]
     return json.dumps(line, separators=(",", ":"), default=str).encode("ascii") + b"\n"
 
 
