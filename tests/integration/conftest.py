@@ -41,6 +41,8 @@ import shutil
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -754,6 +756,23 @@ def nobody(tmp_path: Path) -> tuple[int, int]:
         if folder.stat().st_mode & 0o001 == 0 and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o011)
     return 65534, 65534
+
+
+@pytest.fixture
+def nobody_with_python(nobody: tuple[int, int]) -> tuple[int, int]:
+    """The same, who can run this Python with its modules; skips where the checkout lies in a closed folder."""
+    user, group = nobody
+    command = [sys.executable, "-P", "-c", "import wsrouter.workers"]
+    try:
+        tried = subprocess.run(
+            command, cwd="/", user=user, group=group, extra_groups=(), stderr=subprocess.PIPE, text=True, check=False
+        )
+        why = tried.stderr
+    except PermissionError as error:
+        why = str(error)
+    if why:
+        pytest.skip(f"other users cannot run wsrouter from {sys.executable}: {why}")
+    return nobody
 
 
 # The router as it ships.

@@ -601,8 +601,9 @@ PRIVILEGED = """
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_the_new_user_may_not_read_or_bind_stays_and_the_rest_is_reloaded(
-    start_process, connect, nobody, tmp_path, authority, workers
+    start_process, connect, request, tmp_path, authority, workers
 ) -> None:
+    nobody = request.getfixturevalue("nobody" if workers == 1 else "nobody_with_python")
     text = PRIVILEGED.replace("WORKERS", str(workers))
     keys = tmp_path / "keys"
     keys.mkdir(mode=0o700)

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import struct
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -670,7 +671,8 @@ def test_the_last_lines_of_workers_are_not_lost(serving, connect) -> None:
     assert router.log.count("event=close") == 200
 
 
-def test_a_listener_that_cannot_be_bound_stands_in_no_workers_way(start_process, connect, nobody, tmp_path) -> None:
+def test_a_listener_that_cannot_be_bound_stands_in_no_workers_way(start_process, nobody_with_python) -> None:
+    nobody = nobody_with_python
     text = LIMITED.format(limit="")
     router = start_process(text, options=["--uid", str(nobody[0]), "--gid", str(nobody[1])])
     router.reload(text + "\n    [listener low]\n    endpoint = tcp:81:interface=127.0.0.1\n")
@@ -679,6 +681,26 @@ def test_a_listener_that_cannot_be_bound_stands_in_no_workers_way(start_process,
     router.wait_for("worker 3 (process")
     router.signal()
     assert router.status() == 0
+    assert "Traceback" not in router.log
+
+
+def test_a_python_that_the_new_user_may_not_run_is_told(nobody, tmp_path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "python").symlink_to(sys.prefix)
+    python = closed / "python" / Path(sys.executable).relative_to(sys.prefix)
+    router = RouterProcess(
+        tmp_path,
+        LIMITED.format(limit=""),
+        options=["--uid", str(nobody[0]), "--gid", str(nobody[1])],
+        before=[str(python)],
+    )
+    try:
+        assert router.status() == 1
+        router.wait_for("<end>")
+    finally:
+        router.close()
+    assert f"worker 1 cannot be started: permission denied; user 65534 has to be able to run {python}" in router.log
     assert "Traceback" not in router.log
 
 

@@ -8,6 +8,7 @@ two for a moment: the new one serves before the old one begins to leave.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wsrouter.config.differences import count
+from wsrouter.errors import words_of
 from wsrouter.workers.control import Refused
 from wsrouter.workers.generation import Condition, Generation
 from wsrouter.workers.process import Stage, WorkerProcess
@@ -50,6 +52,17 @@ _log = Logger()
 
 class StartFailed(Exception):
     """No worker could be started."""
+
+
+def _why_not_started(error: OSError) -> str:
+    """What keeps a process from being started, and what to do where the new user of ``--uid`` may not run Python."""
+    why = words_of(error)
+    if isinstance(error, PermissionError):
+        why += (
+            f"; user {os.geteuid()} has to be able to run {sys.executable} and to enter every folder on the way: "
+            "change their modes, or install wsrouter elsewhere"
+        )
+    return why
 
 
 @dataclass(slots=True, eq=False)
@@ -163,7 +176,7 @@ class Fleet:
         try:
             worker.start()
         except OSError as error:
-            _log.error("worker {number} cannot be started: {error}", number=worker.number, error=error.strerror)
+            _log.error("worker {number} cannot be started: {why}", number=worker.number, why=_why_not_started(error))
             return None
         self.workers[worker.number] = worker
         return worker
