@@ -13,6 +13,7 @@ import pytest
 
 from tests.memory import resident
 from wsrouter.live.registry import Kind, Who
+from wsrouter.relay.leg import BUFFER_SIZE
 from wsrouter.relay.loop import Relay
 
 MEGABYTE = 1 << 20
@@ -597,7 +598,7 @@ def test_a_slow_reader_blocks_the_sender_and_costs_one_read(open_tunnel, sender)
     sent = fill(one, block, total)
     assert resident() - before < 4 * MEGABYTE
     legs = running.call(lambda: [leg for leg in running.service.relay.members.values() if hasattr(leg, "pending")])
-    assert sum(len(leg.pending or b"") for leg in legs) <= 65536
+    assert sum(len(leg.pending or b"") for leg in legs) <= BUFFER_SIZE
 
     def send_the_rest() -> None:
         at = sent

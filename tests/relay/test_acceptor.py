@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wsrouter.relay import acceptor as module
-from wsrouter.relay.acceptor import BATCH, PAUSE, Acceptor, set_tcp_options
+from wsrouter.relay.acceptor import BATCH, PAUSE, UNSENT, Acceptor, set_tcp_options
 
 
 class House:
@@ -85,6 +85,7 @@ def test_legs_inherit_no_delay_and_keep_alive(rig, house, keepalive, interval, t
     rig.until(lambda: one.legs)
     sock = one.legs[0].socket
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == keepalive
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == interval
@@ -99,6 +100,19 @@ def test_without_keep_alive_there_is_still_no_delay(rig, house):
     sock = one.legs[0].socket
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_the_kernel_takes_little_for_a_peer_that_does_not_read(rig, house):
+    one = house()
+    client = one.call()
+    rig.until(lambda: one.legs)
+    leg = one.legs[0]
+    taken = 0
+    while leg.pending is None:
+        leg.write(bytes(65536))
+        taken += 65536
+    # The peer's buffer holds no more than the kernel gives a socket from the start, which nobody has read from.
+    assert taken < UNSENT + client.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) + 4 * 65536
 
 
 def test_unix_sockets_have_no_such_options():

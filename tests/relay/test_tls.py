@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.error import ConnectionDone
 
-from wsrouter.relay.leg import LINGER
+from wsrouter.relay.leg import BUFFER_SIZE, LINGER, Leg
 from wsrouter.relay.loop import BATCH, HEAVY_STEPS
 from wsrouter.relay.tls import TlsLeg, reason_of
 
@@ -315,6 +315,99 @@ def test_an_exception_in_a_protocol_ends_the_leg_even_when_it_came_from_a_drain(
     rig.turn(2)
     assert len(logged_failures.flush(ZeroDivisionError)) == 1
     assert protocol.lost
+
+
+def all_of(leg: Any) -> list[bytes | Exception]:
+    """What reads of a leg bring, up to the end or an error."""
+    buffer = bytearray(BUFFER_SIZE)
+    got: list[bytes | Exception] = []
+    while not got or (got[-1] and not isinstance(got[-1], Exception)):
+        try:
+            got.append(bytes(buffer[: leg.recv_into(buffer)]))
+        except BlockingIOError:
+            if not Leg.has_unread(leg):
+                break
+        except OSError as error:
+            got.append(error)
+    return got
+
+
+def test_full_records_are_read_at_once_with_what_ends_the_message(rig):
+    leg, peer = rig.tls_leg()
+    peer.send(FLOOD[: 4 * RECORD + 14])
+    assert all_of(leg) == [FLOOD[: 4 * RECORD + 14]]
+    assert not leg.has_unread()
+    # As many as the buffer has room for.
+    peer.send(FLOOD)
+    got = all_of(leg)
+    assert b"".join(got) == FLOOD
+    assert len(got[0]) == BUFFER_SIZE
+
+
+def test_a_record_that_is_not_full_is_read_by_itself(rig):
+    leg, peer = rig.tls_leg()
+    for size in (10, RECORD, 10, 20, RECORD - 1, RECORD):
+        peer.tls.write(FLOOD[:size])
+    peer.flush()
+    assert [len(data) for data in all_of(leg)] == [10, RECORD + 10, 20, RECORD - 1, RECORD]
+
+
+def test_a_record_whose_rest_is_on_its_way_waits(rig):
+    leg, peer = rig.tls_leg()
+    view = memoryview(FLOOD)[: 2 * RECORD]
+    while view:
+        view = view[peer.tls.write(view) :]
+    sealed = peer.outgoing.read()
+    peer.send_raw(sealed[:-1])
+    assert all_of(leg) == [FLOOD[:RECORD]]
+    assert leg.has_unread()
+    peer.send_raw(sealed[-1:])
+    assert all_of(leg) == [FLOOD[RECORD : 2 * RECORD]]
+
+
+@pytest.mark.parametrize("end", ["close_notify", "fin", "nonsense"])
+def test_what_ends_a_connection_is_told_behind_the_records_before_it(rig, end):
+    leg, peer = rig.tls_leg()
+    peer.send(FLOOD[: 2 * RECORD])
+    if end == "close_notify":
+        peer.notify()
+    elif end == "fin":
+        peer.finish()
+    else:
+        peer.send_raw(b"\x17\x03\x03\x00\x20" + bytes(32))
+    first, last = all_of(leg)
+    assert first == FLOOD[: 2 * RECORD]
+    if end == "nonsense":
+        assert isinstance(last, ssl.SSLError)
+        rig.until(lambda: peer.fault)  # the alert
+    else:
+        assert last == b""
+
+
+class Measured:
+    """A BIO, and the most that ever lay in it when it was emptied."""
+
+    def __init__(self, bio: ssl.MemoryBIO) -> None:
+        self.bio = bio
+        self.most = 0
+
+    @property
+    def pending(self) -> int:
+        return self.bio.pending
+
+    def read(self) -> bytes:
+        self.most = max(self.most, self.pending)
+        return self.bio.read()
+
+
+def test_the_bio_that_is_sent_from_holds_one_record_at_a_time(rig):
+    leg, peer = rig.tls_leg()
+    leg._outgoing = bio = Measured(leg._outgoing)
+    leg.write(FLOOD)
+    rig.until(lambda: peer.plain == FLOOD)
+    assert leg.send(memoryview(FLOOD)) in (-1, len(FLOOD))
+    rig.until(lambda: peer.plain == 2 * FLOOD)
+    assert RECORD < bio.most < RECORD + 1024
 
 
 def test_answers_of_openssl_to_a_peer_that_never_reads_have_an_end(rig, recorder):

@@ -33,6 +33,9 @@ LEAD_PART: Final = 1.125
 HOLD: Final = 0.05
 #: How long accepting pauses when descriptors or memory are used up, in seconds.
 PAUSE: Final = 0.25
+#: How much the kernel takes for a peer beyond what is on its way to it, in bytes. Else a slow reader's socket grows to
+#: megabytes: to fill them keeps others waiting, and what a drain or a policy says last would wait behind them.
+UNSENT: Final = 128 * 1024
 #: How often the log is told of pauses, in seconds.
 SAY: Final = 60.0
 
@@ -42,13 +45,14 @@ _log = Logger()
 
 
 def set_tcp_options(sock: SocketType, family: int, seconds: float | None) -> None:
-    """Set what every TCP leg has: no delay, and keep-alive probes that find a dead peer in about twice ``seconds``.
+    """Set what every TCP leg has: no delay, little unsent, and keep-alive that finds a dead peer in twice ``seconds``.
 
     TCP_USER_TIMEOUT covers what probes do not: data sent to a peer that no longer acknowledges it (RFC 5482).
     """
     if family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
     if seconds is None:
         return
     idle = max(1, round(seconds))

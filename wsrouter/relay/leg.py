@@ -44,8 +44,9 @@ from wsrouter.relay.socket_facts import SocketFacts
 if TYPE_CHECKING:
     from wsrouter.relay.pump import Pump
 
-#: One read, and so the most that a slow reader makes the router keep for it.
-BUFFER_SIZE: Final = 64 * 1024
+#: One read, and so the most that a slow reader makes the router keep for it: 64 KB, as many peers write at once, with
+#: what frames or TLS records add.
+BUFFER_SIZE: Final = 80 * 1024
 #: Every read of this process goes through this buffer. A reader must be done with it before it returns.
 BUFFER: Final = bytearray(BUFFER_SIZE)
 VIEW: Final = memoryview(BUFFER)
@@ -82,6 +83,20 @@ class Coupled(Protocol):
 
     def leg_lost(self, leg: Leg, error: Exception | None) -> None:
         """The connection of ``leg`` is gone; ``error`` is None when it was closed in order."""
+
+
+class Readable(Protocol):
+    """What a pump reads from."""
+
+    def recv_into(self, buffer: bytearray, /) -> int:
+        """As of a non-blocking socket."""
+
+
+class Writable(Protocol):
+    """What a pump writes to."""
+
+    def send(self, data: memoryview, /) -> int:
+        """As of a non-blocking socket, but -1 says that all was taken and the pump must pause."""
 
 
 class Home(Protocol):
@@ -173,13 +188,13 @@ class Leg(SocketFacts):
         self.read = _nothing
         return self.socket
 
-    def receiver(self) -> Callable[[bytearray], int]:
-        """A function like ``socket.recv_into``, for a pump."""
-        return self.socket.recv_into
+    def readable(self) -> Readable:
+        """What a pump reads this leg's bytes from."""
+        return self.socket
 
-    def sender(self) -> Callable[[memoryview], int]:
-        """A function like ``socket.send``, for a pump; -1 says that all was taken and the pump must pause."""
-        return self.socket.send
+    def writable(self) -> Writable:
+        """What a pump writes bytes for this leg's peer to."""
+        return self.socket
 
     # What the relay calls.
 

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 
-from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, OPEN, VIEW, Coupled, Leg
+from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, OPEN, VIEW, Coupled, Leg, Readable, Writable
 from wsrouter.relay.loop import Relay
 
 if TYPE_CHECKING:
     from wsrouter.relay.pump import Pump
 
+#: The longest record in clear (RFC 8446 5.1).
+RECORD_SIZE: Final = 16 * 1024
 #: Ciphertext is read in pieces of two records: a BIO keeps the room that it once needed.
-_CIPHER: Final = bytearray(33 * 1024)
+_CIPHER_SIZE: Final = 33 * 1024
+_CIPHER: Final = bytearray(_CIPHER_SIZE)
 _CIPHER_VIEW: Final = memoryview(_CIPHER)
 #: How much OpenSSL may have to say to a peer that does not read, in bytes.
 OWED_LIMIT: Final = 16 * 1024
@@ -53,6 +56,7 @@ class TlsLeg(Leg):
         "_done",
         "_failed",
         "_incoming",
+        "_late",
         "_outgoing",
         "_outward",
         "_owed",
@@ -79,10 +83,12 @@ class TlsLeg(Leg):
         # The relay learns of the leg only now: OpenSSL refuses some names.
         super().__init__(relay, sock, peername)
         # The types of ``read`` do not know that it returns a number when it is given a buffer.
-        self._plain_read: Callable[[int, bytearray], int] = cast(Any, self.tls.read)
+        self._plain_read: Callable[[int, bytearray | memoryview], int] = cast(Any, self.tls.read)
         self._buffered = False
         #: OpenSSL was given more than made up the last plaintext: perhaps the beginning of a record.
         self._begun = False
+        #: What the next read raises.
+        self._late: Exception | None = None
         #: Bytes of OpenSSL's own that wait behind other pending ones.
         self._owed = 0
         self._done: Callable[[], None] | None = None
@@ -170,24 +176,30 @@ class TlsLeg(Leg):
         self.read = self._read_for_pump
         self._drain_later()
 
-    def receiver(self) -> Callable[[bytearray], int]:
-        """See Leg.receiver."""
-        return self._receive
+    def readable(self) -> Readable:
+        """See Leg.readable."""
+        return self
 
-    def sender(self) -> Callable[[memoryview], int]:
-        """See Leg.sender."""
-        return self._transmit
+    def writable(self) -> Writable:
+        """See Leg.writable."""
+        return self
 
     # Reading.
 
-    def _receive(self, buffer: bytearray) -> int:
+    def recv_into(self, buffer: bytearray, /) -> int:
+        """What was sent in clear, as of a non-blocking socket: a record, or several where it is a full one."""
+        more = False
         if not self._buffered:
             count = self.socket.recv_into(_CIPHER)
             if count:
                 self._incoming.write(_CIPHER_VIEW[:count])
+                more = count == _CIPHER_SIZE
             else:
                 self._incoming.write_eof()
         try:
+            if self._late is not None:
+                error, self._late = self._late, None
+                raise error
             size = self._plain_read(BUFFER_SIZE, buffer)
         except ssl.SSLWantReadError:
             self._buffered = False
@@ -204,8 +216,43 @@ class TlsLeg(Leg):
             raise
         self._buffered = self._incoming.pending > 0 or self.tls.pending() > 0
         self._begun = False
+        if size == RECORD_SIZE and (self._buffered or more):
+            size = self._read_on(buffer, size, more)
         if self._outgoing.pending:
             self._flush_outgoing()
+        return size
+
+    def _read_on(self, buffer: bytearray, size: int, more: bool) -> int:
+        """Put what follows full records behind the first ``size`` bytes, since one large write costs less than several.
+
+        ``more``: the socket had as much as was asked for. Returns the new size; an error is kept for the next read.
+        """
+        room = memoryview(buffer)
+        last = RECORD_SIZE
+        while last == RECORD_SIZE and size <= BUFFER_SIZE - RECORD_SIZE and (self._buffered or more):
+            try:
+                if not self._buffered:
+                    count = self.socket.recv_into(_CIPHER)
+                    if not count:
+                        break  # the end comes again
+                    self._incoming.write(_CIPHER_VIEW[:count])
+                    more = count == _CIPHER_SIZE
+                last = self._plain_read(RECORD_SIZE, room[size:])
+                if not last:
+                    raise ssl.SSLZeroReturnError
+            except ssl.SSLWantReadError:
+                self._buffered = False
+                self._begun = True
+                continue
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._late = error
+                self._buffered = True
+                break
+            size += last
+            self._buffered = self._incoming.pending > 0 or self.tls.pending() > 0
+            self._begun = False
         return size
 
     def _read_for_pump(self) -> None:
@@ -219,7 +266,7 @@ class TlsLeg(Leg):
     def _read_for_protocol(self) -> None:
         while self._state is OPEN and self._reading and self.coupling is None:
             try:
-                count = self._receive(BUFFER)
+                count = self.recv_into(BUFFER)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -260,34 +307,49 @@ class TlsLeg(Leg):
         """See Leg.write."""
         if data and self._takes_bytes():
             try:
-                self._encrypt(memoryview(data))
+                records = b"".join(self._sealed(memoryview(data)))
             except OSError as error:
                 self.lose(error)
                 return
-            self._push(self._outgoing.read())
+            self._push(records)
 
     def finish_writing(self) -> None:
         """There is no half-close in TLS here: this is the end of the leg."""
         self.loseConnection()
 
-    def _transmit(self, data: memoryview) -> int:
-        self._encrypt(data)
-        records = self._outgoing.read()
-        try:
-            sent = self.socket.send(records)
-        except BlockingIOError:
-            sent = 0
-        if sent != len(records):
-            self.hold(memoryview(records)[sent:])
-            return -1
+    def send(self, data: memoryview, /) -> int:
+        """Seal and send all of ``data``, as ``Writable.send`` says."""
+        if len(data) <= RECORD_SIZE:
+            self.tls.write(data)
+            records = self._outgoing.read()
+            size = len(records)
+            try:
+                sent = self.socket.send(records)
+            except BlockingIOError:
+                sent = 0
+            if sent != size:
+                self.hold(memoryview(records)[sent:])
+                return -1
+        else:
+            several = self._sealed(data)
+            size = sum(map(len, several))
+            try:
+                sent = self.socket.sendmsg(several)
+            except BlockingIOError:
+                sent = 0
+            if sent != size:
+                self.hold(memoryview(b"".join(several))[sent:])
+                return -1
         return len(data)
 
-    def _encrypt(self, data: memoryview) -> None:
-        # Partial writes are on in the standard library's contexts: one call takes one record.
-        written = self.tls.write(data)
-        while written < len(data):
-            data = data[written:]
-            written = self.tls.write(data)
+    def _sealed(self, data: memoryview) -> list[bytes]:
+        """``data`` as records, each taken out of the BIO by itself: a BIO keeps the room that it once needed."""
+        records = []
+        # A BIO takes all that it is given.
+        for start in range(0, len(data), RECORD_SIZE):
+            self.tls.write(data[start : start + RECORD_SIZE])
+            records.append(self._outgoing.read())
+        return records
 
     def _flush_outgoing(self) -> None:
         """Send what OpenSSL says of its own accord: handshake, alerts, tickets, key updates."""
