@@ -148,3 +148,36 @@ def test_a_bomb_of_either_side_gets_1009_takes_no_memory_and_harms_no_other_sess
 
     stage.end()
     stage.nothing_was_lost(load.sessions)
+
+
+def test_where_each_message_has_its_backend_a_bomb_ends_what_it_came_over_alone(stage, size, bomber) -> None:
+    route = "[route r]\npath = /r\npool = bomber\ndispatch = message\ncompression = both\nmax_message = 16m\n"
+    stage.begin(more=f"{route}[pool bomber]\nbackends = {bomber.address}\n", backends=1)
+    router, load = stage.router, stage.load
+    load.hold(size(5, 100))
+    before = router.memory()
+    numbers = itertools.count(1_000_000)
+    for bomb in BOMBS["compression = both"]:
+        session = next(numbers)
+        with connect(f"ws://127.0.0.1:{router.port}/r?{session}", proxy=None, max_size=None) as client:
+            throw(bomb, bomber.size, client, mask=True)
+            with pytest.raises(ConnectionClosed):
+                client.recv(PATIENCE)
+        # The handshake had a backend session.
+        assert (client.close_code, bomber.codes.get(timeout=PATIENCE)) == (1009, 1001), bomb
+        end = router.wait_for_end(session)
+        assert (end["by"], end["code"]) == ("client", 1009)
+    session = next(numbers)
+    with connect(f"ws://127.0.0.1:{router.port}/r?{session}", proxy=None, max_size=None) as client:
+        for bomb in BOMBS["compression = both"]:
+            # The backend loses its session, and with it the message that it has not answered; the client's goes on.
+            client.send(bomb.__name__)
+            assert bomber.codes.get(timeout=PATIENCE) == 1009, bomb
+            assert client.ping().wait(PATIENCE)
+    end = router.wait_for_end(session)
+    assert (end["by"], end["code"]) == ("client", 1000)
+    assert router.peak() - before <= 2 * LIMIT
+    stage.note(f"memory grew by at most {(router.peak() - before) / MEGABYTE:.1f} MB")
+
+    stage.end()
+    stage.nothing_was_lost(load.sessions)
