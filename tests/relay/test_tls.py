@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ssl
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -421,7 +422,7 @@ def test_answers_of_openssl_to_a_peer_that_never_reads_have_an_end(rig, recorder
         leg._outgoing.write(bytes(1000))
         raise ssl.SSLWantReadError
 
-    leg._plain_read = answering
+    leg.tls = SimpleNamespace(read=answering, unwrap=leg.tls.unwrap)
     for _ in range(5000):
         if protocol.lost:
             break

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from socket import SocketType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 
@@ -60,7 +60,6 @@ class TlsLeg(Leg):
         "_outgoing",
         "_outward",
         "_owed",
-        "_plain_read",
         "tls",
     )
 
@@ -82,8 +81,6 @@ class TlsLeg(Leg):
         )
         # The relay learns of the leg only now: OpenSSL refuses some names.
         super().__init__(relay, sock, peername)
-        # The types of ``read`` do not know that it returns a number when it is given a buffer.
-        self._plain_read: Callable[[int, bytearray | memoryview], int] = cast(Any, self.tls.read)
         self._buffered = False
         #: OpenSSL was given more than made up the last plaintext: perhaps the beginning of a record.
         self._begun = False
@@ -200,7 +197,9 @@ class TlsLeg(Leg):
             if self._late is not None:
                 error, self._late = self._late, None
                 raise error
-            size = self._plain_read(BUFFER_SIZE, buffer)
+            # The types of ``read`` do not know that it returns a number when it is given a buffer.
+            tls: Any = self.tls
+            size: int = tls.read(BUFFER_SIZE, buffer)
         except ssl.SSLWantReadError:
             self._buffered = False
             self._begun = True
@@ -228,6 +227,7 @@ class TlsLeg(Leg):
         ``more``: the socket had as much as was asked for. Returns the new size; an error is kept for the next read.
         """
         room = memoryview(buffer)
+        tls: Any = self.tls
         last = RECORD_SIZE
         while last == RECORD_SIZE and size <= BUFFER_SIZE - RECORD_SIZE and (self._buffered or more):
             try:
@@ -237,7 +237,7 @@ class TlsLeg(Leg):
                         break  # the end comes again
                     self._incoming.write(_CIPHER_VIEW[:count])
                     more = count == _CIPHER_SIZE
-                last = self._plain_read(RECORD_SIZE, room[size:])
+                last = tls.read(RECORD_SIZE, room[size:])
                 if not last:
                     raise ssl.SSLZeroReturnError
             except ssl.SSLWantReadError:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from typing import Final
 
 from wsrouter.errors import SniffError
@@ -199,7 +200,8 @@ def _normal_name(name: bytes) -> str | None:
     if len(name) > 255:
         raise SniffError(f"a server name of {len(name)} bytes, at most 255 are allowed", DECODE_ERROR)
     if _HOST.fullmatch(name):
-        return None if _IPV4.fullmatch(name) else name.decode("ascii").lower().removesuffix(".")
+        # Most connections of a router ask for one of few names, and each keeps its own.
+        return None if _IPV4.fullmatch(name) else sys.intern(name.decode("ascii").lower().removesuffix("."))
     if b":" in name and _is_ipv6(name):
         return None
     raise SniffError("a server name that is no host name", DECODE_ERROR)
