@@ -767,11 +767,11 @@ def nobody_with_python(nobody: tuple[int, int]) -> tuple[int, int]:
         tried = subprocess.run(
             command, cwd="/", user=user, group=group, extra_groups=(), stderr=subprocess.PIPE, text=True, check=False
         )
-        why = tried.stderr
     except PermissionError as error:
-        why = str(error)
-    if why:
-        pytest.skip(f"other users cannot run wsrouter from {sys.executable}: {why}")
+        pytest.skip(f"other users cannot run {sys.executable}: {error}")
+    if "PermissionError" in tried.stderr or "ModuleNotFoundError" in tried.stderr:
+        pytest.skip(f"other users cannot run wsrouter from {sys.executable}: {tried.stderr}")
+    assert tried.returncode == 0, tried.stderr
     return nobody
 
 

@@ -405,6 +405,29 @@ def test_a_close_notify_is_the_end_of_a_source(rig):
     assert right_peer.received == b"last"
 
 
+def test_what_lies_behind_a_close_notify_is_nothing(rig):
+    # OpenSSL leaves it where it is; read on and on, it would keep everybody else waiting.
+    left, left_peer = rig.tls_leg()
+    right, right_peer = rig.leg()
+    couple, out, _ = join(rig, left, right)
+    left_peer.tls.write(b"last")
+    with pytest.raises(ssl.SSLWantReadError):
+        left_peer.tls.unwrap()
+    left_peer.greedy = False
+    left_peer.send_raw(left_peer.outgoing.read() + b"x" * 10)
+
+    def ended(pump: Pump) -> None:
+        # As a session whose Close was not answered yet, it leaves the leg as it is.
+        couple.ended.append(pump)
+        assert len(couple.ended) == 1
+
+    couple.source_ended = ended  # type: ignore[method-assign]
+    rig.until(lambda: couple.ended)
+    rig.settle()
+    assert couple.ended == [out]
+    assert right_peer.received == b"last"
+
+
 def test_a_fin_towards_a_tls_leg_becomes_a_close_notify(rig):
     left, left_peer = rig.leg()
     right, right_peer = rig.tls_leg()

@@ -385,6 +385,46 @@ def test_what_ends_a_connection_is_told_behind_the_records_before_it(rig, end):
         assert last == b""
 
 
+def test_records_without_data_behind_a_full_one_do_not_keep_others_waiting(rig):
+    leg, peer = rig.tls_leg()
+    asked = []
+
+    def read(size: int, buffer: Any) -> int:
+        # What OpenSSL does with very many KeyUpdates (RFC 8446 4.6.3).
+        asked.append(len(leg._incoming.read()))
+        if len(asked) == 1:
+            return RECORD
+        raise ssl.SSLWantReadError
+
+    leg.tls = SimpleNamespace(read=read, pending=lambda: 0, unwrap=leg.tls.unwrap)
+    peer.send_raw(bytes(1 << 18))
+    assert leg.recv_into(bytearray(BUFFER_SIZE)) == RECORD
+    assert len(asked) == 2
+    with pytest.raises(BlockingIOError):
+        leg.recv_into(bytearray(BUFFER_SIZE))
+    assert len(asked) == 3
+
+
+def test_a_reset_that_came_with_full_records_is_noticed_by_who_waits_for_the_end(rig, recorder):
+    protocol = recorder()
+    leg, _ = rig.tls_leg(protocol)
+
+    class Reset:
+        def recv_into(self, buffer: Any) -> int:
+            raise ConnectionResetError
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sock, name)
+
+    sock, leg.socket = leg.socket, Reset()
+    leg.tls = SimpleNamespace(read=lambda size, buffer: RECORD, pending=lambda: 0, unwrap=leg.tls.unwrap)
+    leg._read_on(bytearray(BUFFER_SIZE), RECORD, True)
+    assert isinstance(leg._late, ConnectionResetError)
+    leg.await_end()
+    rig.until(lambda: protocol.lost)
+    assert isinstance(protocol.lost[0], ConnectionResetError)
+
+
 class Measured:
     """A BIO, and the most that ever lay in it when it was emptied."""
 
@@ -520,7 +560,7 @@ def test_streaming_producers_are_paused_by_a_slow_tls_peer(rig, recorder):
 
 
 @pytest.mark.usefixtures("without_gc")
-@pytest.mark.parametrize("how", ["abort", "notify", "lose", "failed"])
+@pytest.mark.parametrize("how", ["abort", "notify", "records", "lose", "failed"])
 def test_an_ended_leg_frees_openssl_without_the_collector(rig, recorder, how):
     protocol = recorder()
     told = protocol.lost
@@ -536,6 +576,10 @@ def test_an_ended_leg_frees_openssl_without_the_collector(rig, recorder, how):
             leg.loseConnection()
             rig.advance(LINGER + 0.1)
         else:
+            if how == "records":
+                peer.tls.write(FLOOD[:RECORD])
+                peer.outgoing.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+                peer.flush()
             peer.notify()
     rig.until(lambda: told)
     rig.settle()

@@ -9,6 +9,7 @@ TLS has no half-close here: the end of writing is a close_notify and the end of 
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import Callable
 from socket import SocketType
@@ -196,7 +197,10 @@ class TlsLeg(Leg):
         try:
             if self._late is not None:
                 error, self._late = self._late, None
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error
             # The types of ``read`` do not know that it returns a number when it is given a buffer.
             tls: Any = self.tls
             size: int = tls.read(BUFFER_SIZE, buffer)
@@ -213,7 +217,8 @@ class TlsLeg(Leg):
             self._buffered = False
             self._flush_outgoing()  # the alert
             raise
-        self._buffered = self._incoming.pending > 0 or self.tls.pending() > 0
+        # Behind the end nothing counts: what lies there would be read for ever.
+        self._buffered = size > 0 and (self._incoming.pending > 0 or self.tls.pending() > 0)
         self._begun = False
         if size == RECORD_SIZE and (self._buffered or more):
             size = self._read_on(buffer, size, more)
@@ -230,25 +235,30 @@ class TlsLeg(Leg):
         tls: Any = self.tls
         last = RECORD_SIZE
         while last == RECORD_SIZE and size <= BUFFER_SIZE - RECORD_SIZE and (self._buffered or more):
+            fresh = not self._buffered
             try:
-                if not self._buffered:
+                if fresh:
                     count = self.socket.recv_into(_CIPHER)
                     if not count:
                         break  # the end comes again
                     self._incoming.write(_CIPHER_VIEW[:count])
                     more = count == _CIPHER_SIZE
                 last = tls.read(RECORD_SIZE, room[size:])
-                if not last:
-                    raise ssl.SSLZeroReturnError
             except ssl.SSLWantReadError:
                 self._buffered = False
                 self._begun = True
+                if fresh:
+                    break  # so much without a byte of the peer's: others get their turn
                 continue
             except BlockingIOError:
                 break
             except OSError as error:
-                self._late = error
+                # Without its traceback, which would hold this leg in a cycle.
+                self._late = error.with_traceback(None)
                 self._buffered = True
+                break
+            if not last:
+                self._buffered = True  # close_notify: told again
                 break
             size += last
             self._buffered = self._incoming.pending > 0 or self.tls.pending() > 0
@@ -284,6 +294,12 @@ class TlsLeg(Leg):
     def has_unread(self) -> bool:
         """See Leg.has_unread; a message of TLS's own, such as a session ticket, may count as well."""
         return self._buffered or self._begun or super().has_unread()
+
+    def await_end(self) -> None:
+        """See Leg.await_end; a reset may have been noticed already."""
+        super().await_end()
+        if self._late is not None and not isinstance(self._late, ssl.SSLError):
+            self.relay.later(functools.partial(self.lose, self._late))
 
     def resumeProducing(self) -> None:
         """Read on; what OpenSSL holds comes first, and raises no event of its own."""

@@ -13,9 +13,9 @@ refused here, so that nobody is routed by one reading and served by another.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
-import sys
 from typing import Final
 
 from wsrouter.errors import SniffError
@@ -196,12 +196,17 @@ def _host_name(extension: bytes) -> str | None:
     return None if name is None else _normal_name(name)
 
 
+@functools.lru_cache(256)
+def _shared(name: str) -> str:
+    """``name``, as one object for all: most connections ask for one of few names, and each keeps its own."""
+    return name
+
+
 def _normal_name(name: bytes) -> str | None:
     if len(name) > 255:
         raise SniffError(f"a server name of {len(name)} bytes, at most 255 are allowed", DECODE_ERROR)
     if _HOST.fullmatch(name):
-        # Most connections of a router ask for one of few names, and each keeps its own.
-        return None if _IPV4.fullmatch(name) else sys.intern(name.decode("ascii").lower().removesuffix("."))
+        return None if _IPV4.fullmatch(name) else _shared(name.decode("ascii").lower().removesuffix("."))
     if b":" in name and _is_ipv6(name):
         return None
     raise SniffError("a server name that is no host name", DECODE_ERROR)
