@@ -10,5 +10,6 @@ also be *coupled*, and from then on the bytes of one go to the other without pas
     tls         a connection with TLS on it (handshake included)
     protocol    what is attached to a leg while its bytes have to be read
     pump        one direction of a coupling: raw bytes, or RFC 6455 frames
+    splice      how long payload passes without being read
     policed     the same for frames that are held to rates and sizes, and for pings of the router's own
 """

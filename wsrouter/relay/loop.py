@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from wsrouter.relay.deadlines import Deadlines
+from wsrouter.relay.splice import Conduit
 
 EPOLLIN: Final = select.EPOLLIN
 EPOLLOUT: Final = select.EPOLLOUT
@@ -86,6 +87,8 @@ class Relay:
         self.client_limit = 1 << 30
         #: What TLS handshakes and the like have cost in this turn; see HEAVY_STEPS.
         self.heavy = 0
+        #: What bytes are spliced through, by one member at a time; None where that is not to be had.
+        self.conduit: Conduit | None = None
         self._epoll: select.epoll | None = None
         self._in_batch = False
         self._queue: list[Callable[[], None]] = []
@@ -97,6 +100,10 @@ class Relay:
         """Make the epoll object and join the reactor."""
         self._epoll = epoll = select.epoll()
         self.watch, self.rewatch, self.unwatch = epoll.register, epoll.modify, epoll.unregister
+        try:
+            self.conduit = Conduit()
+        except OSError:
+            pass  # without one bytes are copied, as short ones always are
         self.reactor.addReader(self)
 
     def stop(self) -> None:
@@ -115,6 +122,7 @@ class Relay:
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
+        self.copy_all()
         if self._epoll is not None:
             self.reactor.removeReader(self)
             self._epoll.close()
@@ -141,6 +149,12 @@ class Relay:
         """Run ``call`` in the reactor's next turn: for work that must let others have theirs."""
         self._soon.append(call)
         self._wake_up()
+
+    def copy_all(self) -> None:
+        """Splice nothing any more: this kernel does not, for a socket that it was tried with."""
+        if self.conduit is not None:
+            self.conduit.close()
+            self.conduit = None
 
     # What the reactor uses.
 

@@ -84,6 +84,7 @@ class PolicyPump(FramePump):
         if not self.at_boundary:
             self._insert = frame
             self._walk = self._walk_to_insert
+            self._splicing = False
         elif self.sink is not None:
             self.sink.write(frame)
 

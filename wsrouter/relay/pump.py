@@ -4,6 +4,9 @@ This is the hot path of the router: everything a relayed message costs beyond th
 ``run``. It reads into one buffer that the whole process shares, lets the frame walker look at the frame
 headers (a ``FramePump`` only), and sends. When the kernel refuses a part, the sink keeps that part and the
 pump stops reading until it is gone.
+
+Behind a long read a pump between two plain legs goes over to ``splice``: bytes that nobody looks at, the rest of a long
+frame among them, stay in the kernel. What comes in small pieces is copied again.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from wsrouter.relay.leg import BUFFER, VIEW, Coupled, Leg, Readable, Writable
+from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, VIEW, Coupled, Leg, Readable, Writable
+from wsrouter.relay.splice import UNABLE, WORTH
 from wsrouter.wire.frames import FrameWalker
 
 
@@ -41,7 +45,7 @@ class Pump:
     #: For the compiler: what ``del`` may take away.
     __deletable__ = ["coupling", "source", "sink", "_input", "_output"]
     # Sockets, not their methods: one of these, bound and kept, takes 80 bytes, and two pumps would keep four.
-    __slots__ = ("_input", "_output", "bytes", "coupling", "failure", "paused", "sink", "source")
+    __slots__ = ("_input", "_output", "_splicing", "bytes", "coupling", "failure", "paused", "sink", "source")
 
     def __init__(self, coupling: Coupling, source: Leg, sink: Leg) -> None:
         self.coupling = coupling
@@ -53,6 +57,8 @@ class Pump:
         self.paused = False
         #: Why the sink takes no more.
         self.failure: OSError | None = None
+        #: The last read was a long one, and the next may do without reading.
+        self._splicing = False
         self._input: Readable = source.readable()
         self._output: Writable = sink.writable()
 
@@ -60,6 +66,9 @@ class Pump:
         """The source is readable."""
         if self.paused:
             return  # by an earlier event of the same batch
+        if self._splicing:
+            self._splice(BUFFER_SIZE)
+            return
         try:
             count = self._input.recv_into(BUFFER)
         except BlockingIOError:
@@ -72,7 +81,51 @@ class Pump:
             self.coupling.source_ended(self)
             return
         self.bytes += count
+        if count >= WORTH:
+            self._splicing = self._may_splice()
         self._pass_on(VIEW[:count])
+
+    def _may_splice(self) -> bool:
+        """Whether both sides are sockets as they are, and bytes are wanted."""
+        return type(self.source) is Leg and type(self.sink) is Leg and self.source.relay.conduit is not None
+
+    def _splice(self, most: int) -> None:
+        """Move up to ``most`` bytes from the source to the sink within the kernel."""
+        conduit, sink = self.source.relay.conduit, self.sink
+        if conduit is None or sink is None or sink.pending is not None:
+            self._splicing = False  # the event comes again
+            return
+        try:
+            count = conduit.take(self.source.fd, most)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in UNABLE:
+                self._splicing = False
+                self.source.relay.copy_all()
+            else:
+                self.source.lose(error)
+            return
+        if not count:
+            self.source.stop_reading()
+            self.coupling.source_ended(self)
+            return
+        self.bytes += count
+        self._spliced(count)
+        if count < WORTH // 2:
+            self._splicing = False
+        try:
+            given = conduit.give(sink.fd, count)
+        except OSError as error:
+            conduit.rest(count)
+            self._send_failed(error)
+            return
+        if given != count:
+            sink.hold(conduit.rest(count - given))
+            self.pause()
+
+    def _spliced(self, count: int) -> None:
+        """So many bytes were taken."""
 
     def inject(self, data: bytes) -> None:
         """Pass on bytes that were read from the source before the coupling."""
@@ -139,6 +192,12 @@ class FramePump(Pump):
         """The source is readable. This repeats ``Pump.run`` with the walker in it, because calls cost here."""
         if self.paused:
             return
+        if self._splicing:
+            rest = self.walker.skip
+            if rest >= WORTH:
+                self._splice(min(rest, BUFFER_SIZE))
+                return
+            self._splicing = False
         try:
             count = self._input.recv_into(BUFFER)
         except BlockingIOError:
@@ -156,6 +215,8 @@ class FramePump(Pump):
             self._walk_bytes(walker.held + BUFFER[:count])
             return
         end = self._walk(BUFFER, count)
+        if count >= WORTH and walker.skip >= BUFFER_SIZE:
+            self._splicing = self._may_splice()
         if end:
             try:
                 sent = self._output.send(VIEW[:end])
@@ -170,6 +231,14 @@ class FramePump(Pump):
                 self.pause()
         if walker.event:
             self._event(BUFFER, end, count)
+
+    def _may_splice(self) -> bool:
+        """See Pump._may_splice; a walk that is not the walker's own wants to see all."""
+        return self._walk == self.walker.walk and super()._may_splice()
+
+    def _spliced(self, count: int) -> None:
+        """See Pump._spliced."""
+        self.walker.skip -= count
 
     def inject(self, data: bytes) -> None:
         """Walk and pass on bytes that were read from the source before the coupling."""
@@ -190,10 +259,12 @@ class FramePump(Pump):
 
         Call it only when the pump is not at a boundary.
         """
+        self._splicing = False
         self._walk = self._walk_to_boundary
 
     def divert(self) -> None:
         """Give the sink nothing more; frames are still walked, to see the source's Close."""
+        self._splicing = False
         self._walk = self.walker.walk
         self._output = _NOWHERE
         self.sink = None
