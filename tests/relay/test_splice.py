@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
+import socket
+import stat
 from typing import Any
 
 import pytest
@@ -12,39 +15,33 @@ import pytest
 from tests.relay.test_policed import coupled as policed
 from tests.relay.test_pump import FLOOD, coupled
 from wsrouter.relay.leg import BUFFER_SIZE
-from wsrouter.relay.splice import WORTH, Conduit
+from wsrouter.relay.splice import LEAST_SIZE, WORTH, Conduit
 
 
-class Counted(Conduit):
-    """A conduit that knows what went through it, and that refuses with an error if it is told to."""
+class Splices:
+    """What goes through the relay's pipe: ``taken`` bytes so far. ``refuses`` says what fails, and with which error."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken = 0
         self.refuses: dict[str, int] = {}
+        self._splice = os.splice
+        monkeypatch.setattr(os, "splice", self)
 
-    def take(self, source: int, most: int) -> int:
-        self._refuse("take")
-        count = super().take(source, most)
-        assert count <= most <= BUFFER_SIZE
-        self.taken += count
-        return count
-
-    def give(self, sink: int, count: int) -> int:
-        self._refuse("give")
-        return super().give(sink, count)
-
-    def _refuse(self, what: str) -> None:
+    def __call__(self, source: int, sink: int, count: int, **more: Any) -> int:
+        what = "take" if stat.S_ISFIFO(os.fstat(sink).st_mode) else "give"
         if what in self.refuses:
             number = self.refuses[what]
             raise OSError(number, os.strerror(number))
+        moved = self._splice(source, sink, count, **more)
+        assert count <= BUFFER_SIZE
+        if what == "take":
+            self.taken += moved
+        return moved
 
 
 @pytest.fixture
-def conduit(rig: Any) -> Counted:
-    rig.relay.conduit.close()
-    rig.relay.conduit = Counted()
-    return rig.relay.conduit
+def conduit(monkeypatch: pytest.MonkeyPatch) -> Splices:
+    return Splices(monkeypatch)
 
 
 def frame(size: int, first: int = 0x82, *, masked: bool = True) -> bytes:
@@ -172,18 +169,56 @@ def test_where_the_kernel_does_not_splice_bytes_are_copied(rig, conduit, frames,
     passes(rig, ends, frame(1 << 20))
 
 
-def test_a_sink_that_is_not_spliced_into_gets_its_bytes_all_the_same(rig, conduit, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM])
+def test_a_sink_that_is_not_spliced_into_gets_its_bytes_all_the_same(rig, conduit, number):
+    conduit.refuses["give"] = number
     ends = coupled(rig)
-    splice = os.splice
-
-    def into_pipes_only(source: int, sink: int, count: int, **more: Any) -> int:
-        if sink != conduit._in:
-            raise OSError(errno.EINVAL, "not this one")
-        return splice(source, sink, count, **more)
-
-    monkeypatch.setattr("wsrouter.relay.splice.os.splice", into_pipes_only)
     passes(rig, ends, FLOOD * 4)
     assert conduit.taken
+
+
+@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("end", [False, True])
+def test_urgent_data_stops_splicing_and_nothing_else(rig, conduit, frames, end):
+    # The byte itself is not passed on; what comes behind it is, and nobody spins.
+    ends = coupled(rig, frames=frames)
+    head, tail = (frame(1 << 20), b"") if frames else (FLOOD * 4, b"")
+    cut = len(head) // 2
+    ends.left.send(head[:cut])
+    rig.until(lambda: len(ends.right.received) == cut)
+    assert ends.out._splicing or conduit.taken
+    ends.out.pause()
+    more = head[cut : cut + (200_000 if frames else 100_000)]
+    ends.left.socket.send(more[:100_000])
+    ends.left.socket.send(b"U", socket.MSG_OOB)
+    ends.left.send(more[100_000:] + tail)
+    if end:
+        ends.left.finish()
+    ends.out.resume()
+    rig.until(lambda: len(ends.right.received) == cut + len(more))
+    assert ends.right.received == head[: cut + len(more)]
+    if end:
+        rig.until(lambda: ends.right.ended)
+        assert ends.couple.ended == [ends.out]
+    else:
+        assert not rig.spin()
+
+
+def test_what_is_left_in_the_pipe_by_a_failure_reaches_nobody(rig, conduit, monkeypatch, logged_failures):
+    ends = coupled(rig)
+    ends.left.send(b"secret.." * (1 << 21))
+    rig.until(lambda: ends.out._splicing)
+
+    def no_memory(*_: Any) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", no_memory)
+        conduit.refuses["give"] = errno.EAGAIN
+        rig.until(lambda: ends.couple.lost)
+    conduit.refuses.clear()
+    assert len(logged_failures.flush(MemoryError)) == 1
+    passes(rig, coupled(rig), FLOOD * 4)
 
 
 def test_a_sink_that_fails_loses_what_is_in_the_pipe_and_nobody_elses(rig, conduit):
@@ -194,6 +229,14 @@ def test_a_sink_that_fails_loses_what_is_in_the_pipe_and_nobody_elses(rig, condu
     rig.until(lambda: isinstance(ends.out.failure, BrokenPipeError))
     conduit.refuses.clear()
     passes(rig, coupled(rig), FLOOD * 4)
+
+
+def test_a_pipe_that_is_too_small_is_none(monkeypatch):
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(fcntl, "fcntl", lambda fd, command, *_: LEAST_SIZE // 2)
+    with pytest.raises(OSError, match="memory"):
+        Conduit()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_without_a_pipe_everything_is_copied(rig):

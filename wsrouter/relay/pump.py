@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, VIEW, Coupled, Leg, Readable, Writable
-from wsrouter.relay.splice import UNABLE, WORTH
+from wsrouter.relay.splice import UNABLE, WORTH, Conduit
 from wsrouter.wire.frames import FrameWalker
 
 
@@ -98,22 +98,31 @@ class Pump:
         try:
             count = conduit.take(self.source.fd, most)
         except BlockingIOError:
-            return
+            count = 0
         except OSError as error:
             if error.errno in UNABLE:
-                self._splicing = False
                 self.source.relay.copy_all()
+                count = 0
             else:
                 self.source.lose(error)
-            return
+                return
+        if count < WORTH // 2:
+            self._splicing = False
         if not count:
-            self.source.stop_reading()
-            self.coupling.source_ended(self)
+            # The event comes again. What is unread is told by reading alone: urgent data stops splice, and looks to it
+            # like nothing or like the end (tcp(7), "Out-of-band data").
             return
         self.bytes += count
         self._spliced(count)
-        if count < WORTH // 2:
-            self._splicing = False
+        try:
+            self._fill(sink, conduit, count)
+        except BaseException:
+            # What may lie in the pipe must reach nobody.
+            self.source.relay.copy_all()
+            raise
+
+    def _fill(self, sink: Leg, conduit: Conduit, count: int) -> None:
+        """Splice what was taken into the sink; it keeps what the kernel does not take."""
         try:
             given = conduit.give(sink.fd, count)
         except OSError as error:

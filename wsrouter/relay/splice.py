@@ -14,11 +14,14 @@ from typing import Final
 
 #: From here on splicing costs less than copying, in bytes.
 WORTH: Final = 32 * 1024
-#: The size of the pipe in bytes. Each piece of a packet takes a page's place, however small it is.
-PIPE_SIZE: Final = 1 << 20
+#: The size of the pipe in bytes. Each piece of a packet takes a page's place, however small it is, so a pipe of no more
+#: than is taken at once would be full too early; and one user's pipes have a limit together (pipe(7)).
+PIPE_SIZE: Final = 256 * 1024
+#: With less than this there is nothing to gain.
+LEAST_SIZE: Final = 64 * 1024
 
-#: Sockets that the kernel does not splice.
-UNABLE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+#: How the kernel says that it does not splice these sockets, or may not.
+UNABLE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES})
 
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -31,10 +34,13 @@ class Conduit:
         try:
             fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         except OSError:
-            pass  # more than this user may have: it stays as it is
+            pass  # more than this user may have
+        if fcntl.fcntl(self._in, fcntl.F_GETPIPE_SZ) < LEAST_SIZE:
+            self.close()
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     def take(self, source: int, most: int) -> int:
-        """Splice up to ``most`` bytes out of a socket; 0 at its end. Raises OSError as ``recv`` does, and UNABLE."""
+        """Splice up to ``most`` bytes out of a socket; 0 may be its end. Raises what ``recv`` does, and UNABLE."""
         return os.splice(source, self._in, most, flags=_FLAGS)
 
     def give(self, sink: int, count: int) -> int:
@@ -54,7 +60,7 @@ class Conduit:
         return given
 
     def rest(self, count: int) -> bytes:
-        """Take up to ``count`` bytes that a sink did not take out of the pipe: all that is there."""
+        """Read what lies in the pipe, which is ``count`` bytes, or fewer after an error."""
         return os.read(self._out, count)
 
     def close(self) -> None:
