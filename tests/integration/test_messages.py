@@ -34,6 +34,7 @@ from tests.integration.sessions import (
     wired,
 )
 from wsrouter.live.registry import Who
+from wsrouter.relay.leg import BUFFER_SIZE
 
 DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
 
@@ -518,9 +519,9 @@ def test_a_flood_to_a_peer_that_never_reads_is_held_back(start_on, frame, sender
         pass
     assert sent < 64 * MEGABYTE
     legs = running.call(lambda: [leg for leg in running.service.relay.members.values() if hasattr(leg, "pending")])
-    assert sum(len(leg.pending or b"") for leg in legs) <= 65536
+    assert sum(len(leg.pending or b"") for leg in legs) <= BUFFER_SIZE
     session = running.opened[0]
-    assert len(session._client.data) + len(session._backend.data) <= 65536
+    assert len(session._client.data) + len(session._backend.data) <= BUFFER_SIZE
     assert other.recv_frame().payload == b"p" * 125
 
 
