@@ -169,7 +169,7 @@ def test_without_processes_the_start_has_failed(scene):
     failed: list[Failure] = []
     scene.start().addErrback(failed.append)
     assert failed[0].check(StartFailed)
-    assert "cannot be started: Resource temporarily unavailable" in scene.log
+    assert "cannot be started: resource temporarily unavailable" in scene.log
 
 
 def test_one_that_dies_while_the_other_starts_is_replaced(scene):
