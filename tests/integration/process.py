@@ -78,6 +78,18 @@ class RouterProcess(Telling):
             assert words in self.log, self.log
             return next(line for line in self.lines if words in line)
 
+    def wait_for_line(self, *words: str) -> str:
+        """The first line that has all of ``words``."""
+        with self._grown:
+
+            def found() -> str | None:
+                return next((line for line in self.lines if all(word in line for word in words)), None)
+
+            assert self._grown.wait_for(found, PATIENCE), self.log
+            line = found()
+        assert line is not None
+        return line
+
     def reload(self, text: str | None = None) -> str:
         """Put ``text`` into the file and send SIGHUP; returns what the log says until the reload is over."""
         if text is not None:

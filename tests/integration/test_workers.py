@@ -497,8 +497,9 @@ def test_limits_hold_for_all_workers_and_a_dead_one_gives_back_what_it_had(
         client.request("/ws")
         assert client.recv_head().startswith(b"HTTP/1.1 503 ")
         client.close()
+    mine = f"client=127.0.0.1:{third[0].socket.getsockname()[1]} "
     end(third[:2])
-    router.wait_for("event=close")
+    router.wait_for_line("event=close", mine)
     fourth = open_with(router, server)
     owners = [1, 2, fourth[2]]
     os.kill(processes_of(router)[1], signal.SIGKILL)
