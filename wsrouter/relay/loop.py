@@ -151,7 +151,7 @@ class Relay:
         self._wake_up()
 
     def copy_all(self) -> None:
-        """Splice nothing any more: this kernel does not, for a socket that it was tried with."""
+        """Splice nothing any more, and drop what may lie in the pipe."""
         if self.conduit is not None:
             self.conduit.close()
             self.conduit = None

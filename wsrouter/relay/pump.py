@@ -89,12 +89,12 @@ class Pump:
         """Whether both sides are sockets as they are, and bytes are wanted."""
         return type(self.source) is Leg and type(self.sink) is Leg and self.source.relay.conduit is not None
 
-    def _splice(self, most: int) -> None:
-        """Move up to ``most`` bytes from the source to the sink within the kernel."""
+    def _splice(self, most: int) -> int:
+        """Move up to ``most`` bytes from the source to the sink within the kernel; returns how many were taken."""
         conduit, sink = self.source.relay.conduit, self.sink
         if conduit is None or sink is None or sink.pending is not None:
             self._splicing = False  # the event comes again
-            return
+            return 0
         try:
             count = conduit.take(self.source.fd, most)
         except BlockingIOError:
@@ -105,21 +105,21 @@ class Pump:
                 count = 0
             else:
                 self.source.lose(error)
-                return
+                return 0
         if count < WORTH // 2:
             self._splicing = False
         if not count:
             # The event comes again. What is unread is told by reading alone: urgent data stops splice, and looks to it
             # like nothing or like the end (tcp(7), "Out-of-band data").
-            return
+            return 0
         self.bytes += count
-        self._spliced(count)
         try:
             self._fill(sink, conduit, count)
         except BaseException:
             # What may lie in the pipe must reach nobody.
             self.source.relay.copy_all()
             raise
+        return count
 
     def _fill(self, sink: Leg, conduit: Conduit, count: int) -> None:
         """Splice what was taken into the sink; it keeps what the kernel does not take."""
@@ -132,9 +132,6 @@ class Pump:
         if given != count:
             sink.hold(conduit.rest(count - given))
             self.pause()
-
-    def _spliced(self, count: int) -> None:
-        """So many bytes were taken."""
 
     def inject(self, data: bytes) -> None:
         """Pass on bytes that were read from the source before the coupling."""
@@ -204,7 +201,8 @@ class FramePump(Pump):
         if self._splicing:
             rest = self.walker.skip
             if rest >= WORTH:
-                self._splice(min(rest, BUFFER_SIZE))
+                # Of payload the walker wants to know no more than how much it was.
+                self._walk(BUFFER, self._splice(min(rest, BUFFER_SIZE)))
                 return
             self._splicing = False
         try:
@@ -244,10 +242,6 @@ class FramePump(Pump):
     def _may_splice(self) -> bool:
         """See Pump._may_splice; a walk that is not the walker's own wants to see all."""
         return self._walk == self.walker.walk and super()._may_splice()
-
-    def _spliced(self, count: int) -> None:
-        """See Pump._spliced."""
-        self.walker.skip -= count
 
     def inject(self, data: bytes) -> None:
         """Walk and pass on bytes that were read from the source before the coupling."""
