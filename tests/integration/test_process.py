@@ -405,6 +405,24 @@ def test_paths_are_relative_to_the_file_wherever_it_is_run_from(start_process, c
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.parametrize("name", ["epoll", "poll", "select"])
+def test_any_reactor_of_twistds_will_do(start_process, backend, open_session_with, frame, name) -> None:
+    server = backend()
+    text = SESSIONS.format(drain="5s", router="", backend=server.address)
+    router = start_process(text, options=["--reactor", name])
+    client, peer = open_session_with(router, server)
+    client.send(frame(TEXT, b"there"))
+    assert peer.recv_frame().payload == b"there"
+    peer.send(frame(CLOSE, b"\x03\xe8", mask=False))
+    assert client.recv_frame().code == 1000
+    client.send(frame(CLOSE, b"\x03\xe8"))
+    peer.close()
+    assert client.recv_all() == b""
+    router.signal()
+    assert router.status() == 0
+    assert "Traceback" not in router.log
+
+
 def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect) -> None:
     server = backend()
     text = textwrap.dedent(SESSIONS.format(drain="60s", router="access_log = access.log", backend=server.address))

@@ -13,8 +13,7 @@ import pytest
 
 from tests.memory import resident
 from wsrouter.live.registry import Kind, Who
-from wsrouter.relay.leg import BUFFER_SIZE
-from wsrouter.relay.loop import Relay
+from wsrouter.relay.leg import BUFFER_SIZE, Leg
 
 MEGABYTE = 1 << 20
 
@@ -662,18 +661,18 @@ def test_a_half_closed_tunnel_with_a_slow_reader_does_not_spin(open_tunnel, monk
     peer.finish()
     assert client.recv_all() == b""
     running.settle()
-    turns = 0
-    serve = Relay.doRead
+    events = 0
+    ready = Leg.ready
 
-    def counting(relay) -> None:
-        nonlocal turns
-        turns += 1
-        serve(relay)
+    def counting(leg, mask) -> None:
+        nonlocal events
+        events += 1
+        ready(leg, mask)
 
-    monkeypatch.setattr(Relay, "doRead", counting)
+    monkeypatch.setattr(Leg, "ready", counting)
     for _ in range(20):
         running.settle()
-    assert turns == 0
+    assert events == 0
     assert len(peer.recv_all()) == sent
-    assert turns > 0
+    assert events > 0
     running.until(lambda: running.closed)

@@ -4,7 +4,7 @@ A *leg* is one connection. It is a Twisted transport, so any protocol can be att
 also be *coupled*, and from then on the bytes of one go to the other without passing a protocol.
 
     deadlines   coarse timers: many, cheap, mostly cancelled
-    loop        the relay: an epoll object that is one reader to the reactor
+    loop        the relay: an epoll object, which waits for the reactor too
     acceptor    a listening socket on the relay
     leg         a plain connection (socket_facts: what it tells of its socket)
     tls         a connection with TLS on it (handshake included)
