@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import random
+import select
 import socket
 import stat
 from typing import Any
@@ -84,13 +86,123 @@ def test_long_payload_is_spliced_and_short_is_copied(rig, conduit, frames):
         assert ends.out.at_boundary
 
 
+def test_of_long_frames_the_headers_are_read_and_the_payload_is_spliced(rig, conduit):
+    ends = coupled(rig, frames=True)
+    passes(rig, ends, frame(1 << 16))
+    assert conduit.taken == 0
+    for times in range(1, 5):
+        passes(rig, ends, frame(1 << 16))
+        assert conduit.taken == times << 16
+    assert ends.out.bytes == len(ends.right.received)
+    assert ends.out.walker.messages == 5
+    # A short one is looked for once more, and then no longer.
+    for _ in range(3):
+        passes(rig, ends, frame(40_000) + frame(100) + frame(10))
+    assert ends.out.walker.messages == 14
+    assert ends.out.at_boundary
+
+
+def test_a_burst_of_short_frames_is_read_as_ever(rig, conduit):
+    ends = coupled(rig, frames=True)
+    passes(rig, ends, frame(100) * 1000)
+    assert not ends.out._splicing
+    assert conduit.taken == 0
+
+
+@pytest.mark.parametrize("size", [125, 126, WORTH, 1 << 16])
+def test_a_header_in_pieces_is_read_in_pieces(rig, conduit, size):
+    ends = coupled(rig, frames=True)
+    data = frame(1 << 16)
+    for cut in range(1, 15):
+        passes(rig, ends, data)
+        passes(rig, ends, data)
+        assert ends.out._splicing
+        more = frame(size)
+        ends.left.send(more[:cut])
+        rig.settle()
+        before = len(ends.right.received)
+        ends.left.send(more[cut:])
+        rig.until(lambda: not ends.out.walker.skip and not ends.out.walker.held)
+        rig.settle()
+        whole = ends.right.received
+        assert whole.endswith(more)
+        assert before <= len(whole)
+
+
+@pytest.mark.parametrize(
+    ("last", "event"),
+    [
+        (b"\x88\x82\0\0\0\0\x03\xe8", "close"),
+        (b"\xf2\xfe\0\0\0\0\0\0\0\0\0\0\0\0", "violation"),
+    ],
+)
+def test_what_ends_a_session_is_seen_where_a_long_header_is_looked_for(rig, conduit, last, event):
+    ends = coupled(rig, frames=True)
+    long = frame(1 << 16)
+    passes(rig, ends, long)
+    passes(rig, ends, long)
+    assert ends.out._splicing
+    ends.left.send(last + long)
+    rig.until(lambda: ends.couple.events)
+    rig.settle()
+    assert getattr(ends.out.walker, event) is not None
+    assert ends.right.received == long * 2 + (last if event == "close" else b"")
+
+
+@pytest.mark.parametrize("how", ["finish", "reset"])
+def test_the_end_is_seen_where_a_long_header_is_looked_for(rig, conduit, how):
+    ends = coupled(rig, frames=True)
+    for _ in range(2):
+        passes(rig, ends, frame(1 << 16))
+    assert ends.out._splicing
+    getattr(ends.left, how)()
+    rig.until(lambda: ends.couple.ended or ends.couple.lost)
+    if how == "finish":
+        assert ends.couple.ended == [ends.out]
+    else:
+        assert isinstance(ends.couple.lost[0][1], ConnectionResetError)
+
+
+def test_a_header_that_the_sink_does_not_take_waits(rig, conduit):
+    ends = coupled(rig, frames=True)
+    long = frame(1 << 16)
+    for _ in range(2):
+        passes(rig, ends, long)
+    ends.right.greedy = False
+    stuffed = 0
+    while select.select([], [ends.out._output], [], 0)[1]:
+        stuffed += ends.out._output.send(b"s" * 65536)
+    with contextlib.suppress(BlockingIOError):  # there is a little room left where it does not count as writable
+        while True:
+            stuffed += ends.out._output.send(b"s")
+    ends.left.send(long)
+    rig.until(lambda: ends.out.paused)
+    assert ends.out.sink.pending == long[:14]
+    ends.right.greedy = True
+    rig.until(lambda: len(ends.right.received) == 3 * len(long) + stuffed)
+    assert ends.right.received == long * 2 + b"s" * stuffed + long
+
+
+def test_a_header_that_can_go_nowhere_is_told_as_ever(rig, conduit):
+    ends = coupled(rig, frames=True)
+    for _ in range(2):
+        passes(rig, ends, frame(1 << 16))
+    ends.out._output.shutdown(socket.SHUT_WR)
+    ends.left.send(frame(1 << 16))
+    rig.until(lambda: isinstance(ends.out.failure, BrokenPipeError))
+    rig.settle()
+    assert ends.out.walker.messages == 3
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_comes_in_whatever_pieces_arrives(rig, conduit, seed):
     dice = random.Random(seed)
     ends = coupled(rig, frames=True, buffer=dice.choice([None, 16384]))
     data = b""
     for _ in range(12):
-        size = dice.choice([0, 1, 125, 126, WORTH, BUFFER_SIZE - 8, BUFFER_SIZE, 200_000, 400_000]) + dice.randrange(3)
+        size = dice.choice(
+            [0, 1, 125, 126, WORTH, 65_536, BUFFER_SIZE - 8, BUFFER_SIZE, 200_000, 400_000]
+        ) + dice.randrange(3)
         data += frame(size) + (frame(5, 0x89) if dice.random() < 0.3 else b"")
         if dice.random() < 0.3:
             data += frame(300_000, 0x02) + frame(3, 0x8A) + frame(150_000, 0x80)

@@ -5,18 +5,19 @@ This is the hot path of the router: everything a relayed message costs beyond th
 headers (a ``FramePump`` only), and sends. When the kernel refuses a part, the sink keeps that part and the
 pump stops reading until it is gone.
 
-Behind a long read a pump between two plain legs goes over to ``splice``: bytes that nobody looks at, the rest of a long
-frame among them, stay in the kernel. What comes in small pieces is copied again.
+Behind a long read a pump between two plain legs goes over to ``splice``: bytes that nobody looks at stay in the kernel,
+and of a long frame only the header is read. What comes in small pieces is copied again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from socket import MSG_MORE, SocketType
+from typing import Any, Final, Protocol, cast
 
 from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, VIEW, Coupled, Leg, Readable, Writable
 from wsrouter.relay.splice import UNABLE, WORTH, Conduit
-from wsrouter.wire.frames import FrameWalker
+from wsrouter.wire.frames import HEADER_LIMIT, FrameWalker
 
 
 class Coupling(Coupled, Protocol):
@@ -67,7 +68,7 @@ class Pump:
         if self.paused:
             return  # by an earlier event of the same batch
         if self._splicing:
-            self._splice(BUFFER_SIZE)
+            self._splicing = self._splice(BUFFER_SIZE) >= WORTH // 2
             return
         try:
             count = self._input.recv_into(BUFFER)
@@ -93,8 +94,7 @@ class Pump:
         """Move up to ``most`` bytes from the source to the sink within the kernel; returns how many were taken."""
         conduit, sink = self.source.relay.conduit, self.sink
         if conduit is None or sink is None or sink.pending is not None:
-            self._splicing = False  # the event comes again
-            return 0
+            return 0  # the event comes again
         try:
             count = conduit.take(self.source.fd, most)
         except BlockingIOError:
@@ -106,8 +106,6 @@ class Pump:
             else:
                 self.source.lose(error)
                 return 0
-        if count < WORTH // 2:
-            self._splicing = False
         if not count:
             # The event comes again. What is unread is told by reading alone: urgent data stops splice, and looks to it
             # like nothing or like the end (tcp(7), "Out-of-band data").
@@ -199,12 +197,8 @@ class FramePump(Pump):
         if self.paused:
             return
         if self._splicing:
-            rest = self.walker.skip
-            if rest >= WORTH:
-                # Of payload the walker wants to know no more than how much it was.
-                self._walk(BUFFER, self._splice(min(rest, BUFFER_SIZE)))
-                return
-            self._splicing = False
+            self._splicing = self._run_long()
+            return
         try:
             count = self._input.recv_into(BUFFER)
         except BlockingIOError:
@@ -222,7 +216,8 @@ class FramePump(Pump):
             self._walk_bytes(walker.held + BUFFER[:count])
             return
         end = self._walk(BUFFER, count)
-        if count >= WORTH and walker.skip >= BUFFER_SIZE:
+        if count >= WORTH and (walker.skip >= WORTH or (not walker.skip and BUFFER[1] & 0x7F > 125)):
+            # Within a long frame, or behind one that came alone: another may follow.
             self._splicing = self._may_splice()
         if end:
             try:
@@ -238,6 +233,47 @@ class FramePump(Pump):
                 self.pause()
         if walker.event:
             self._event(BUFFER, end, count)
+
+    def _run_long(self) -> bool:
+        """Read no more than the header of a long frame, and splice the rest; tells whether to go on like that."""
+        walker, sink = self.walker, self.sink
+        if walker.held or sink is None or sink.pending is not None:
+            return False  # the event comes again
+        if not walker.skip:
+            try:
+                count = cast(SocketType, self._input).recv_into(BUFFER, HEADER_LIMIT)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self.source.lose(error)
+                return False
+            if not count:
+                return False  # the end comes again
+            self.bytes += count
+            end = self._walk(BUFFER, count)
+            if end:
+                self._pass_header(sink, VIEW[:end])
+            if walker.event:
+                self._event(BUFFER, end, count)
+            if walker.event or walker.skip < WORTH or self.paused:
+                return False
+        count = self._splice(min(walker.skip, BUFFER_SIZE))
+        # Of payload the walker wants to know no more than how much it was.
+        self._walk(BUFFER, count)
+        return count >= WORTH // 2 or not walker.skip
+
+    def _pass_header(self, sink: Leg, view: memoryview) -> None:
+        """Send what begins a long frame, so that it makes one packet with what comes behind it."""
+        try:
+            sent = cast(SocketType, self._output).send(view, MSG_MORE if self.walker.skip >= WORTH else 0)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._send_failed(error)
+            return
+        if sent != len(view):
+            sink.hold(view[sent:])
+            self.pause()
 
     def _may_splice(self) -> bool:
         """See Pump._may_splice; a walk that is not the walker's own wants to see all."""

@@ -28,6 +28,9 @@ CONTROL: Final = 4  # ping or pong
 CLOSE: Final = 5
 REFUSED: Final = 6
 
+#: The longest header, in bytes: two, a length of eight, and a key (RFC 6455 5.2).
+HEADER_LIMIT: Final = 14
+
 CLOSE_BYTE: Final = 0x88
 _OPCODES: Final = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
 
