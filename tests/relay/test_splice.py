@@ -214,7 +214,8 @@ def test_whatever_comes_in_whatever_pieces_arrives(rig, conduit, seed):
             sent += piece
         ends.right.greedy = dice.random() < 0.7
         rig.turn()
-        assert ends.out.sink.pending is None or len(ends.out.sink.pending) <= BUFFER_SIZE
+        # At most one read, and what was held before it.
+        assert ends.out.sink.pending is None or len(ends.out.sink.pending) <= BUFFER_SIZE + 130
     assert ends.right.received == data
     assert ends.out.at_boundary
     assert conduit.taken
