@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import ssl
 import weakref
 from types import SimpleNamespace
@@ -8,12 +9,27 @@ from typing import Any
 import pytest
 from twisted.internet.error import ConnectionDone
 
+from wsrouter.relay import tls
 from wsrouter.relay.leg import BUFFER_SIZE, LINGER, Leg
 from wsrouter.relay.loop import BATCH, HEAVY_STEPS
 from wsrouter.relay.tls import TlsLeg, reason_of
 
 RECORD = 16 * 1024
 FLOOD = b"0123456789abcdef" * (1 << 14)
+#: One read takes FIRST of it, and then the last record stays with the leg, where no event tells of it.
+HELD = FLOOD[: 6 * RECORD]
+FIRST = 5 * RECORD
+
+
+@pytest.fixture(autouse=True)
+def empty(rig):
+    """``empty()``: nothing lies in the BIOs that all legs share; checked at the end of each test, too."""
+
+    def check() -> None:
+        assert tls._INCOMING.pending == tls._OUTGOING.pending == 0
+
+    yield check
+    check()
 
 
 def begun(
@@ -197,38 +213,58 @@ def test_a_flood_arrives_whole(rig, recorder):
     assert not rig.spin()
 
 
-def test_what_openssl_holds_is_read_on_resume_though_no_event_comes(rig, recorder):
+def test_what_a_leg_holds_is_read_on_resume_though_no_event_comes(rig, recorder):
     protocol = recorder()
     leg, peer = rig.tls_leg(protocol)
     protocol.on_data = lambda data: leg.pauseProducing()
-    for piece in (b"one", b"two", b"three"):
-        peer.tls.write(piece)
-    peer.flush()
-    rig.until(lambda: protocol.data == b"one")
+    peer.send(HELD)
+    rig.until(lambda: protocol.data)
     assert not rig.spin()
-    assert protocol.data == b"one"
+    assert protocol.data == HELD[:FIRST]
     leg.resumeProducing()
     rig.turn(2)
-    assert protocol.data == b"onetwo"
-    leg.resumeProducing()
-    rig.turn(2)
-    assert protocol.data == b"onetwothree"
+    assert protocol.data == HELD
 
 
-def test_what_openssl_holds_counts_as_unread(rig, recorder):
+def test_what_a_leg_holds_counts_as_unread(rig, recorder, empty):
     protocol = recorder()
     leg, peer = rig.tls_leg(protocol)
     protocol.on_data = lambda data: leg.pauseProducing()
-    for piece in (b"one", b"two"):
-        peer.tls.write(piece)
-    peer.flush()
-    rig.until(lambda: protocol.data == b"one")
+    peer.send(HELD)
+    rig.until(lambda: protocol.data)
+    empty()
     assert leg.has_unread()
     leg.resumeProducing()
-    rig.until(lambda: protocol.data == b"onetwo")
+    rig.until(lambda: protocol.data == HELD)
     assert not leg.has_unread()
     peer.send(b"three")
     rig.until(leg.has_unread)
+
+
+@pytest.mark.parametrize("end", ["close_notify", "nonsense"])
+def test_an_end_behind_what_was_read_is_told_on_resume_though_no_event_comes(rig, recorder, empty, end):
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+    protocol.on_data = lambda data: leg.pauseProducing()
+    peer.tls.write(b"one")
+    if end == "close_notify":
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        last = b""
+    else:
+        last = b"\x17\x03\x03\x00\x20" + bytes(32)
+    peer.send_raw(peer.outgoing.read() + last + b"what lies behind the end counts for nothing")
+    rig.until(lambda: protocol.data == b"one")
+    assert not rig.spin()
+    empty()
+    assert leg.has_unread()
+    assert not protocol.lost
+    leg.resumeProducing()
+    rig.turn(2)
+    if end == "close_notify":
+        peer.finish()
+    rig.until(lambda: protocol.lost)
+    assert isinstance(protocol.lost[0], ConnectionDone if end == "close_notify" else ssl.SSLError)
 
 
 def test_half_a_record_counts_as_unread(rig, recorder):
@@ -263,18 +299,16 @@ def test_a_protocol_that_pauses_and_resumes_in_one_call_gets_all(rig, recorder):
     assert protocol.data == b"".join(b"%d," % number for number in range(20))
 
 
-def test_what_openssl_holds_goes_to_the_protocol_that_is_attached_meanwhile(rig, recorder):
+def test_what_a_leg_holds_goes_to_the_protocol_that_is_attached_meanwhile(rig, recorder):
     first, second = recorder(), recorder()
     leg, peer = rig.tls_leg(first)
     first.on_data = lambda data: leg.attach(second)
-    peer.tls.write(b"one")
-    peer.tls.write(b"two")
-    peer.flush()
-    rig.until(lambda: second.data == b"two")
-    assert first.data == b"one"
+    peer.send(HELD)
+    rig.until(lambda: second.data == HELD[FIRST:])
+    assert first.data == HELD[:FIRST]
 
 
-def test_a_protocol_that_closes_on_the_first_record_gets_no_more_and_its_answer_arrives(rig, recorder):
+def test_a_protocol_that_closes_on_the_first_read_gets_no_more_and_its_answer_arrives(rig, recorder):
     protocol = recorder()
     leg, peer = rig.tls_leg(protocol)
 
@@ -283,14 +317,12 @@ def test_a_protocol_that_closes_on_the_first_record_gets_no_more_and_its_answer_
         leg.loseConnection()
 
     protocol.on_data = refuse
-    for _ in range(5):
-        peer.tls.write(b"x" * 1000)
-    peer.flush()
+    peer.send(HELD)
     rig.until(lambda: peer.ended)
     assert peer.plain == b"refused"
     assert peer.notified
     assert peer.fault is None
-    assert len(protocol.data) == 1000
+    assert len(protocol.data) == FIRST
     peer.send_raw(b"more that is dropped")
     rig.settle()
     assert not protocol.lost
@@ -303,10 +335,8 @@ def test_an_exception_in_a_protocol_ends_the_leg_even_when_it_came_from_a_drain(
     protocol = recorder()
     leg, peer = rig.tls_leg(protocol)
     protocol.on_data = lambda data: leg.pauseProducing()
-    peer.tls.write(b"one")
-    peer.tls.write(b"two")
-    peer.flush()
-    rig.until(lambda: protocol.data == b"one")
+    peer.send(HELD)
+    rig.until(lambda: protocol.data)
 
     def fail(data: bytes) -> None:
         raise ZeroDivisionError
@@ -345,12 +375,16 @@ def test_full_records_are_read_at_once_with_what_ends_the_message(rig):
     assert len(got[0]) == BUFFER_SIZE
 
 
-def test_a_record_that_is_not_full_is_read_by_itself(rig):
+def test_records_that_come_together_are_read_together(rig):
     leg, peer = rig.tls_leg()
-    for size in (10, RECORD, 10, 20, RECORD - 1, RECORD):
+    for size in (10, RECORD, 10, 20, RECORD - 1):
         peer.tls.write(FLOOD[:size])
-    peer.flush()
-    assert [len(data) for data in all_of(leg)] == [10, RECORD + 10, 20, RECORD - 1, RECORD]
+    # The socket has as much as is asked for only where the records are full.
+    sealed = peer.outgoing.read()
+    peer.send_raw(sealed)
+    got = all_of(leg)
+    assert b"".join(got) == FLOOD[:10] + FLOOD[:RECORD] + FLOOD[:10] + FLOOD[:20] + FLOOD[: RECORD - 1]
+    assert len(got) == 1
 
 
 def test_a_record_whose_rest_is_on_its_way_waits(rig):
@@ -391,7 +425,7 @@ def test_records_without_data_behind_a_full_one_do_not_keep_others_waiting(rig):
 
     def read(size: int, buffer: Any) -> int:
         # What OpenSSL does with very many KeyUpdates (RFC 8446 4.6.3).
-        asked.append(len(leg._incoming.read()))
+        asked.append(len(tls._INCOMING.read()))
         if len(asked) == 1:
             return RECORD
         raise ssl.SSLWantReadError
@@ -425,32 +459,6 @@ def test_a_reset_that_came_with_full_records_is_noticed_by_who_waits_for_the_end
     assert isinstance(protocol.lost[0], ConnectionResetError)
 
 
-class Measured:
-    """A BIO, and the most that ever lay in it when it was emptied."""
-
-    def __init__(self, bio: ssl.MemoryBIO) -> None:
-        self.bio = bio
-        self.most = 0
-
-    @property
-    def pending(self) -> int:
-        return self.bio.pending
-
-    def read(self) -> bytes:
-        self.most = max(self.most, self.pending)
-        return self.bio.read()
-
-
-def test_the_bio_that_is_sent_from_holds_one_record_at_a_time(rig):
-    leg, peer = rig.tls_leg()
-    leg._outgoing = bio = Measured(leg._outgoing)
-    leg.write(FLOOD)
-    rig.until(lambda: peer.plain == FLOOD)
-    assert leg.send(memoryview(FLOOD)) in (-1, len(FLOOD))
-    rig.until(lambda: peer.plain == 2 * FLOOD)
-    assert RECORD < bio.most < RECORD + 1024
-
-
 def test_answers_of_openssl_to_a_peer_that_never_reads_have_an_end(rig, recorder):
     protocol = recorder()
     leg, peer = rig.tls_leg(protocol, 16384)
@@ -458,8 +466,8 @@ def test_answers_of_openssl_to_a_peer_that_never_reads_have_an_end(rig, recorder
 
     def answering(size: int, buffer: Any) -> int:
         # What OpenSSL does with a KeyUpdate that asks for one in return (RFC 8446 4.6.3).
-        leg._incoming.read()
-        leg._outgoing.write(bytes(1000))
+        tls._INCOMING.read()
+        tls._OUTGOING.write(bytes(1000))
         raise ssl.SSLWantReadError
 
     leg.tls = SimpleNamespace(read=answering, unwrap=leg.tls.unwrap)
@@ -469,6 +477,133 @@ def test_answers_of_openssl_to_a_peer_that_never_reads_have_an_end(rig, recorder
         peer.send_raw(b"x" * 100)
         rig.turn()
         assert len(leg.pending or b"") < 256 * 1024
+
+
+# What all legs share.
+
+
+def test_what_lies_behind_a_close_notify_is_dropped_and_the_end_is_told_once(rig, half_closer, empty):
+    protocol = half_closer()
+    leg, peer = rig.tls_leg(protocol)
+    with pytest.raises(ssl.SSLWantReadError):
+        peer.tls.unwrap()
+    peer.send_raw(peer.outgoing.read() + bytes(100))
+    rig.until(lambda: leg.eof)
+    rig.settle()
+    assert not leg.has_unread()
+    assert protocol.read_ended + len(protocol.lost) <= 1
+
+
+def test_what_lies_behind_a_bad_record_reaches_nobody(rig, recorder, empty):
+    protocol = recorder()
+    _, peer = rig.tls_leg(protocol)
+    peer.send_raw(b"\x17\x03\x03\x00\x20" + bytes(32) + bytes(100))
+    rig.until(lambda: protocol.lost)
+    empty()
+
+
+class Client:
+    """A bare client whose bytes go and come in pieces of any size; it expects ``message`` back."""
+
+    def __init__(self, rig: Any, dice: random.Random, context: ssl.SSLContext) -> None:
+        self.near, self.far = rig.pair()
+        self.far.setblocking(False)
+        self.dice = dice
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="leg.example")
+        self.message = dice.randbytes(dice.choice([1, 100, RECORD, 40_000]))
+        self.unsent = b""
+        self.got = b""
+        self.is_open = False
+
+    def step(self) -> None:
+        size = self.dice.choice([1, 30, 600, 20_000])
+        try:
+            self.incoming.write(self.far.recv(size))
+        except BlockingIOError:
+            pass
+        try:
+            if not self.is_open:
+                self.tls.do_handshake()
+                self.is_open = True
+                for start in range(0, len(self.message), RECORD):
+                    self.tls.write(self.message[start : start + RECORD])
+            while True:
+                self.got += self.tls.read(RECORD)
+        except ssl.SSLWantReadError:
+            pass
+        self.unsent += self.outgoing.read()
+        try:
+            self.unsent = self.unsent[self.far.send(self.unsent[:size]) :]
+        except BlockingIOError:
+            pass
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("seed", range(4))
+def test_legs_that_work_by_turns_do_not_mix_their_bytes(rig, recorder, empty, contexts, version, seed):
+    dice = random.Random(seed)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=contexts.client.get_ca_certs(binary_form=True)[0])
+    context.maximum_version = version
+    clients = [Client(rig, dice, context) for _ in range(16)]
+    legs = []
+
+    def begin(client: Client) -> None:
+        leg = TlsLeg(rig.relay, client.near, client.near.getpeername(), rig.server_context, server_side=True)
+        echo = recorder()
+        echo.on_data = leg.write
+        leg.handshake(lambda: leg.attach(echo), lambda reason: None)
+        legs.append(leg)
+
+    for client in clients:
+        begin(client)
+    # Some vanish in the midst of it, on this side or on that.
+    ends = {dice.randrange(16): (dice.randrange(2, 60), dice.randrange(2)) for _ in range(5)}
+    for turn in range(100_000):
+        for number, client in enumerate(clients):
+            when, side = ends.get(number, (0, 0))
+            if turn < when or not when:
+                client.step()
+            elif turn == when and side:
+                legs[number].abortConnection()
+            elif turn == when:
+                client.far.close()
+            rig.turn()
+            empty()
+        waited_for = [client for number, client in enumerate(clients) if number not in ends]
+        if all(len(client.got) == len(client.message) for client in waited_for):
+            break
+    for client in waited_for:
+        assert client.got == client.message
+
+
+@pytest.mark.parametrize("what", ["read", "write", "handshake"])
+def test_what_a_failed_call_leaves_behind_reaches_nobody(rig, recorder, empty, what, logged_failures):
+    def fail(*_: Any) -> int:
+        tls._OUTGOING.write(b"secret")
+        raise MemoryError
+
+    protocol = recorder()
+    leg, peer = rig.tls_leg(protocol)
+    other, reader = rig.tls_leg(recorder())
+    shaking, far, _ = begun(rig)
+    shaking.tls = SimpleNamespace(do_handshake=fail)
+    leg.tls = SimpleNamespace(read=fail, write=fail, unwrap=leg.tls.unwrap)
+    if what == "read":
+        peer.send(b"x")
+    elif what == "write":
+        with pytest.raises(MemoryError):
+            leg.write(b"x")
+        with pytest.raises(MemoryError):
+            leg.send(memoryview(b"x"))
+    else:
+        far.send(b"\x16")
+    rig.settle()
+    empty()
+    other.write(b"not secret")
+    rig.until(lambda: reader.plain == b"not secret")
+    logged_failures.flush(MemoryError)
 
 
 # The end.
@@ -512,14 +647,12 @@ def test_there_is_no_half_close(rig, half_closer):
     rig.until(lambda: protocol.lost)
 
 
-def test_a_close_while_paused_and_with_data_in_openssl_is_in_order(rig, recorder):
+def test_a_close_while_paused_and_with_data_in_the_leg_is_in_order(rig, recorder):
     protocol = recorder()
     leg, peer = rig.tls_leg(protocol)
     protocol.on_data = lambda data: leg.pauseProducing()
-    peer.tls.write(b"one")
-    peer.tls.write(b"two")
-    peer.flush()
-    rig.until(lambda: protocol.data == b"one")
+    peer.send(HELD)
+    rig.until(lambda: protocol.data)
     leg.write(b"answer")
     leg.loseConnection()
     rig.until(lambda: peer.ended)
@@ -527,7 +660,7 @@ def test_a_close_while_paused_and_with_data_in_openssl_is_in_order(rig, recorder
     assert peer.notified
     peer.finish()
     rig.until(lambda: protocol.lost)
-    assert protocol.data == b"one"
+    assert protocol.data == HELD[:FIRST]
 
 
 def test_a_write_to_a_reset_connection_is_an_end(rig, recorder):

@@ -1,8 +1,11 @@
 """A leg with TLS on it: OpenSSL over memory BIOs, from the first byte of the handshake.
 
 The context is chosen before the handshake (on a client leg from the sniffed server name), so nothing is
-switched inside OpenSSL's callbacks. Bytes that OpenSSL has decrypted, or that lie in the incoming BIO, raise no event:
-a read therefore goes on until OpenSSL wants more, and a leg that is resumed drains OpenSSL first.
+switched inside OpenSSL's callbacks.
+
+All legs share two BIOs, which are empty between any two calls. A pair for each would keep the room that its longest
+flight or message once needed: 3 KB for an idle leg, ten times that behind a long message. What a read cannot take in
+stays with its leg and comes first in its next read; it raises no event, so a leg that is resumed reads once by itself.
 
 TLS has no half-close here: the end of writing is a close_notify and the end of the leg.
 """
@@ -25,10 +28,13 @@ if TYPE_CHECKING:
 
 #: The longest record in clear (RFC 8446 5.1).
 RECORD_SIZE: Final = 16 * 1024
-#: Ciphertext is read in pieces of two records: a BIO keeps the room that it once needed.
+#: Ciphertext is read in pieces of two records: what they hold, and the record that the last piece began, fit a read.
 _CIPHER_SIZE: Final = 33 * 1024
 _CIPHER: Final = bytearray(_CIPHER_SIZE)
 _CIPHER_VIEW: Final = memoryview(_CIPHER)
+#: What OpenSSL reads from, and what it writes to, for all legs.
+_INCOMING: Final = ssl.MemoryBIO()
+_OUTGOING: Final = ssl.MemoryBIO()
 #: How much OpenSSL may have to say to a peer that does not read, in bytes.
 OWED_LIMIT: Final = 16 * 1024
 
@@ -48,6 +54,12 @@ def reason_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _forget() -> None:
+    """Drop what a failed call has left in the BIOs: it must not reach another leg."""
+    _INCOMING.read()
+    _OUTGOING.read()
+
+
 class TlsLeg(Leg):
     """A connection with TLS. Made on a connected socket; ``handshake`` comes first, then ``attach`` or ``couple``."""
 
@@ -56,11 +68,10 @@ class TlsLeg(Leg):
         "_buffered",
         "_done",
         "_failed",
-        "_incoming",
         "_late",
-        "_outgoing",
         "_outward",
         "_owed",
+        "_rest",
         "tls",
     )
 
@@ -74,15 +85,14 @@ class TlsLeg(Leg):
         server_side: bool,
         server_hostname: str | None = None,
     ) -> None:
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
         #: The TLS object: its version, cipher, ALPN choice and peer certificate can be asked for.
-        self.tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
-        )
+        self.tls = context.wrap_bio(_INCOMING, _OUTGOING, server_side=server_side, server_hostname=server_hostname)
         # The relay learns of the leg only now: OpenSSL refuses some names.
         super().__init__(relay, sock, peername)
+        #: A read would tell something without anything more of the peer's.
         self._buffered = False
+        #: What was read from the socket, and OpenSSL has not been given yet.
+        self._rest = b""
         #: OpenSSL was given more than made up the last plaintext: perhaps the beginning of a record.
         self._begun = False
         #: What the next read raises.
@@ -101,11 +111,9 @@ class TlsLeg(Leg):
         """
         self._done, self._failed = done, failed
         self.read = self._read_handshake
-        if prefetch:
-            self._incoming.write(prefetch)
         self._reading = True
         self._watch_wishes()
-        self._step()
+        self._step(prefetch)
 
     # Handshake.
 
@@ -118,31 +126,36 @@ class TlsLeg(Leg):
             self._fail(error)
             return
         if count:
-            self._incoming.write(_CIPHER_VIEW[:count])
+            self._step(_CIPHER_VIEW[:count])
         else:
-            self._incoming.write_eof()
             self.eof = True
-        self._step()
+            self._fail(ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "unexpected EOF while reading"))
 
-    def _step(self) -> None:
+    def _step(self, data: bytes | memoryview) -> None:
         self.relay.heavy += 1
         try:
+            _INCOMING.write(data)
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
             self._flush_outgoing()
             return
         except OSError as error:
+            _INCOMING.read()
             self._flush_outgoing()
             self._fail(error)
             return
+        except BaseException:
+            _forget()
+            raise
+        # Application data may have come with the last flight.
+        self._rest = _INCOMING.read()
+        self._buffered = bool(self._rest)
         self._flush_outgoing()
         if self._state is not OPEN:
             return
         done, self._done, self._failed = self._done, None, None
         self._reading = False
         self._watch_wishes()
-        # Application data may have come with the last flight.
-        self._buffered = self._incoming.pending > 0
         assert done is not None
         done()
 
@@ -185,15 +198,17 @@ class TlsLeg(Leg):
     # Reading.
 
     def recv_into(self, buffer: bytearray, /) -> int:
-        """What was sent in clear, as of a non-blocking socket: a record, or several where it is a full one."""
+        """What was sent in clear, as of a non-blocking socket: all whole records of a piece, and more of full ones."""
         more = False
         if not self._buffered:
             count = self.socket.recv_into(_CIPHER)
-            if count:
-                self._incoming.write(_CIPHER_VIEW[:count])
-                more = count == _CIPHER_SIZE
-            else:
-                self._incoming.write_eof()
+            if not count:
+                return 0
+            _INCOMING.write(_CIPHER_VIEW[:count])
+            more = count == _CIPHER_SIZE
+        elif self._rest:
+            _INCOMING.write(self._rest)
+            self._rest = b""
         try:
             if self._late is not None:
                 error, self._late = self._late, None
@@ -204,48 +219,56 @@ class TlsLeg(Leg):
             # The types of ``read`` do not know that it returns a number when it is given a buffer.
             tls: Any = self.tls
             size: int = tls.read(BUFFER_SIZE, buffer)
+            self._buffered = self._begun = False
+            if (_INCOMING.pending and size) or (more and size == RECORD_SIZE):
+                size = self._read_on(buffer, size, more)
         except ssl.SSLWantReadError:
             self._buffered = False
             self._begun = True
-            if self._outgoing.pending:
-                self._flush_outgoing()
+            self._flush_outgoing()
             raise BlockingIOError from None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self._buffered = False
-            return 0
+            size = 0
         except ssl.SSLError:
             self._buffered = False
+            _INCOMING.read()
             self._flush_outgoing()  # the alert
             raise
-        # Behind the end nothing counts: what lies there would be read for ever.
-        self._buffered = size > 0 and (self._incoming.pending > 0 or self.tls.pending() > 0)
-        self._begun = False
-        if size == RECORD_SIZE and (self._buffered or more):
-            size = self._read_on(buffer, size, more)
-        if self._outgoing.pending:
+        except BaseException:
+            _forget()
+            raise
+        if _INCOMING.pending:
+            rest = _INCOMING.read()
+            if size:  # behind the end nothing counts: what lies there would be read for ever
+                self._rest = rest
+                self._buffered = True
+        if _OUTGOING.pending:
             self._flush_outgoing()
         return size
 
     def _read_on(self, buffer: bytearray, size: int, more: bool) -> int:
-        """Put what follows full records behind the first ``size`` bytes, since one large write costs less than several.
+        """Put what follows behind the first ``size`` bytes, since one large write costs less than several.
 
-        ``more``: the socket had as much as was asked for. Returns the new size; an error is kept for the next read.
+        ``more``: the socket had as much as was asked for, so that behind a full record there may be another. Returns
+        the new size; an error is kept for the next read.
         """
         room = memoryview(buffer)
         tls: Any = self.tls
-        last = RECORD_SIZE
-        while last == RECORD_SIZE and size <= BUFFER_SIZE - RECORD_SIZE and (self._buffered or more):
-            fresh = not self._buffered
+        last = size
+        while last and size <= BUFFER_SIZE - RECORD_SIZE:
+            fresh = not _INCOMING.pending
             try:
                 if fresh:
+                    if last != RECORD_SIZE or not more:
+                        break
                     count = self.socket.recv_into(_CIPHER)
                     if not count:
                         break  # the end comes again
-                    self._incoming.write(_CIPHER_VIEW[:count])
+                    _INCOMING.write(_CIPHER_VIEW[:count])
                     more = count == _CIPHER_SIZE
                 last = tls.read(RECORD_SIZE, room[size:])
             except ssl.SSLWantReadError:
-                self._buffered = False
                 self._begun = True
                 if fresh:
                     break  # so much without a byte of the peer's: others get their turn
@@ -257,12 +280,10 @@ class TlsLeg(Leg):
                 self._late = error.with_traceback(None)
                 self._buffered = True
                 break
-            if not last:
-                self._buffered = True  # close_notify: told again
-                break
-            size += last
-            self._buffered = self._incoming.pending > 0 or self.tls.pending() > 0
             self._begun = False
+            size += last
+        if not last:
+            self._buffered = True  # close_notify: told again
         return size
 
     def _read_for_pump(self) -> None:
@@ -336,8 +357,12 @@ class TlsLeg(Leg):
     def send(self, data: memoryview, /) -> int:
         """Seal and send all of ``data``, as ``Writable.send`` says."""
         if len(data) <= RECORD_SIZE:
-            self.tls.write(data)
-            records = self._outgoing.read()
+            try:
+                self.tls.write(data)
+                records = _OUTGOING.read()
+            except BaseException:
+                _forget()
+                raise
             size = len(records)
             try:
                 sent = self.socket.send(records)
@@ -359,18 +384,22 @@ class TlsLeg(Leg):
         return len(data)
 
     def _sealed(self, data: memoryview) -> list[bytes]:
-        """``data`` as records, each taken out of the BIO by itself: a BIO keeps the room that it once needed."""
+        """``data`` as records."""
         records = []
-        # A BIO takes all that it is given.
-        for start in range(0, len(data), RECORD_SIZE):
-            self.tls.write(data[start : start + RECORD_SIZE])
-            records.append(self._outgoing.read())
+        try:
+            # A BIO takes all that it is given.
+            for start in range(0, len(data), RECORD_SIZE):
+                self.tls.write(data[start : start + RECORD_SIZE])
+                records.append(_OUTGOING.read())
+        except BaseException:
+            _forget()
+            raise
         return records
 
     def _flush_outgoing(self) -> None:
         """Send what OpenSSL says of its own accord: handshake, alerts, tickets, key updates."""
-        if self._outgoing.pending and self._state is OPEN:
-            records = self._outgoing.read()
+        records = _OUTGOING.read()
+        if records and self._state is OPEN:
             if self.pending is None:
                 self._owed = 0
             else:
@@ -388,8 +417,9 @@ class TlsLeg(Leg):
             self.tls.unwrap()
         except OSError:
             pass  # close_notify lies in the BIO; the peer's own is not waited for
-        if self._outgoing.pending:
+        goodbye = _OUTGOING.read()
+        if goodbye:
             try:
-                self.socket.send(self._outgoing.read())
+                self.socket.send(goodbye)
             except OSError:
                 pass  # congested or gone: then the peer sees the FIN alone
