@@ -88,9 +88,9 @@ def crowd(place: Place) -> Reading:
     return reading
 
 
-def _round_trips(place: Place, size: int, connections: int, limit: int = IN_FLIGHT) -> Reading:
+def _round_trips(place: Place, size: int, connections: int, limit: int = IN_FLIGHT, *, sleep: bool = False) -> Reading:
     connections = max(1, min(connections, limit // size))
-    result = place.load("roundtrip", connections=connections, size=size)
+    result = place.load("roundtrip", connections=connections, size=size, sleep=sleep)
     reading = {
         f"round_trips_per_s.{size}": result["trips"] / result["seconds"],
         f"p50_us.{size}": result["p50_us"],
@@ -129,7 +129,7 @@ def opened(place: Place, kind: str) -> Reading:
 def cores(place: Place) -> Reading:
     """The most that comes through, and what there would be if all CPUs worked for it."""
     size = min(place.settings.sizes)
-    reading = _round_trips(place, size, place.settings.connections)
+    reading = _round_trips(place, size, place.settings.connections, sleep=True)
     rate, busy = reading[f"round_trips_per_s.{size}"], reading.get(f"proxy_busy.{size}", 0.0)
     generator = reading[f"load_busy.{size}"]
     if not place.proxy.pids:

@@ -20,7 +20,7 @@ static struct {
     int connect_port, backend_port, connections, resting, bulks;
     size_t size, bulk_bytes, slow;
     double warm, seconds, rate, patience;
-    bool resume;
+    bool resume, sleep;
     int pid_count;
     pid_t pids[MAX_PIDS];
 } opt = {.connections = 100, .size = 125, .warm = 0.5, .seconds = 3, .patience = 2};

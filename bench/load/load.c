@@ -321,8 +321,9 @@ static void run(void)
         new_client(kind_of(i), last_progress);
     while (!tick()) {
         /* While it counts it never sleeps: waking a sleeping CPU is work of the kernel's that would be charged to the
-         * proxy whose bytes wake it, and the more so the longer that proxy lets the generator wait. */
-        bool spin = phase == WARM || phase == COUNT;
+         * proxy whose bytes wake it, and the more so the longer that proxy lets the generator wait. With --sleep its CPU
+         * is for the proxy, too. */
+        bool spin = !opt.sleep && (phase == WARM || phase == COUNT);
         int64_t before = spin ? now_ns() : 0;
         int n = epoll_wait(epoll_fd, events, 256, spin ? 0 : 50);
         if (spin && !n)
@@ -371,7 +372,8 @@ static void read_options(int argc, char **argv)
         {"protocol", 1, 0, 'p'}, {"connect", 1, 0, 'c'}, {"backend", 1, 0, 'b'}, {"connections", 1, 0, 'n'},
         {"size", 1, 0, 's'},     {"warm", 1, 0, 'w'},    {"seconds", 1, 0, 't'}, {"pids", 1, 0, 'P'},
         {"resume", 0, 0, 'r'},   {"rate", 1, 0, 'R'},    {"resting", 1, 0, 'i'}, {"bulks", 1, 0, 'B'},
-        {"bulk-bytes", 1, 0, 'y'}, {"slow", 1, 0, 'l'},  {"patience", 1, 0, 'a'}, {0, 0, 0, 0}};
+        {"bulk-bytes", 1, 0, 'y'}, {"slow", 1, 0, 'l'},  {"patience", 1, 0, 'a'},
+        {"sleep", 0, 0, 'z'},    {0, 0, 0, 0}};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
         case 'p': opt.protocol = (enum protocol)choice(optarg, protocols); break;
@@ -382,6 +384,7 @@ static void read_options(int argc, char **argv)
         case 'w': opt.warm = atof(optarg); break;
         case 't': opt.seconds = atof(optarg); break;
         case 'r': opt.resume = true; break;
+        case 'z': opt.sleep = true; break;
         case 'R': opt.rate = atof(optarg); break;
         case 'i': opt.resting = atoi(optarg); break;
         case 'B': opt.bulks = atoi(optarg); break;
@@ -398,10 +401,13 @@ static void read_options(int argc, char **argv)
     if (optind != argc - 1 || !opt.connect_port || !opt.backend_port || opt.connections < 1 || !opt.size)
         fail("usage: load roundtrip|open|idle|storm --protocol tcp|ws|wss --connect PORT --backend PORT "
              "[--connections N] [--size BYTES] [--warm S] [--seconds S] [--pids PID,...] [--resume] "
-             "[--rate MESSAGES/S] [--resting N] [--bulks N --bulk-bytes BYTES [--slow BYTES/S]] [--patience S]");
+             "[--rate MESSAGES/S] [--resting N] [--bulks N --bulk-bytes BYTES [--slow BYTES/S]] [--patience S] "
+             "[--sleep]");
     opt.mode = (enum mode)choice(argv[optind], modes);
     if (opt.rate < 0 || opt.resting < 0 || opt.bulks < 0 || !opt.bulks != !opt.bulk_bytes || (opt.slow && !opt.bulks))
         fail("--rate and --resting cannot be below zero; --bulks and --bulk-bytes go together, --slow with them");
+    if (opt.sleep && opt.rate)
+        fail("--sleep is too coarse for --rate");
     if (opt.mode != ROUNDTRIP && (opt.rate || opt.bulks))
         fail("--rate and --bulks go with roundtrip only");
     setup_total = opt.resting + opt.bulks + (opt.mode == OPEN ? 0 : opt.connections);
