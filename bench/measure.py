@@ -207,13 +207,7 @@ def idle(place: Place) -> Reading:
             reading[f"kernel_kb.{count}"] = (kernel_kb() - kernel) / count
             if pids:
                 reading["idle_kb"] = reading[f"idle_kb.{count}"] = (resident_kb(pids) - before) / count
-    return reading | _flatness(reading, "idle_kb.")
-
-
-def _flatness(reading: Reading, prefix: str) -> Reading:
-    """How far the highest is above the lowest, of a metric that was taken at several numbers of sessions."""
-    found = [value for metric, value in reading.items() if metric.startswith(prefix)]
-    return {f"{prefix}flat": max(found) / min(found)} if len(found) > 1 and min(found) > 0 else {}
+    return reading
 
 
 def storm(place: Place) -> Reading:
@@ -297,6 +291,4 @@ def flat(place: Place) -> Reading:
             unit = result["count"] if metric == "beside_us" else result["trips"]
             if place.proxy.pids:
                 reading[f"{metric}.{live}"] = result["proxy_cpu_ns"] / 1000 / unit
-    for metric in ("all_busy_us.", "few_busy_us.", "beside_us."):
-        reading |= _flatness(reading, metric)
     return reading

@@ -31,7 +31,18 @@ class Taken:
 
 
 def values(taken: Sequence[Taken], workload: str, work: str, contender: str, metric: str) -> dict[int, float]:
-    """Round to value, for those rounds in which the metric was taken."""
+    """Round to value, for those rounds in which the metric was taken.
+
+    ``metric.flat`` has one value, of no round's: how far ``metric.N`` at its highest is above its lowest, over the
+    numbers N of sessions that it was taken at. Those are medians: of single readings the highest is far above the
+    lowest by chance.
+    """
+    of = metric.removesuffix(".flat")
+    if of != metric:
+        named = {name for one in taken for name in one.reading if name.rpartition(".")[0] == of}
+        found = [list(values(taken, workload, work, contender, name).values()) for name in named]
+        medians = [statistics.median(samples) for samples in found if samples]
+        return {0: max(medians) / min(medians)} if len(medians) > 1 and min(medians) > 0 else {}
     return {
         one.round: one.reading[metric]
         for one in taken
@@ -78,14 +89,19 @@ def table(
 ) -> list[list[str]]:
     """Header and rows of one kind of work, as text cells; no rows at all where no column has a value."""
     own = [one for one in taken if (one.workload, one.work) == (workload, work)]
-    shown = [column for column in columns if any(column.metric in one.reading for one in own)]
+    contenders = dict.fromkeys(one.contender for one in own)
+    shown = [
+        column
+        for column in columns
+        if any(values(own, workload, work, contender, column.metric) for contender in contenders)
+    ]
     if not shown:
         return []
     header = ["contender"]
     for column in shown:
         header += [column.title, f"/ {reference}"] if column.compared else [column.title]
     rows = [header]
-    for contender in dict.fromkeys(one.contender for one in own):
+    for contender in contenders:
         row = [contender]
         for column in shown:
             mine = values(taken, workload, work, contender, column.metric)

@@ -237,7 +237,7 @@ WORKLOADS = (
     ),
     Workload("http", "plain HTTP requests", (HTTP,), 3, measure.http, _http_tables),
     Workload("crowd", "thousands of busy sessions", (TUNNEL, RELAY, WSS), 3, measure.crowd, _crowd_tables, _MAIN),
-    Workload("flat", "the same work with few and many sessions", (RELAY,), 3, measure.flat, _flat_tables, _MAIN[:3]),
+    Workload("flat", "the same work with few and many sessions", (RELAY,), 5, measure.flat, _flat_tables, _MAIN[:3]),
     Workload("storm", "all sessions come again at once", (RELAY, WSS), 3, measure.storm, _storm_tables, _MAIN),
     Workload("transfer", "one large transfer", (TUNNEL, RELAY, WSS), 3, measure.transfer, _transfer_tables, _MAIN),
     Workload("slow", "slow readers", (RELAY, WSS), 2, measure.slow, _slow_tables, _MAIN[:3], fresh=True),

@@ -61,6 +61,17 @@ def test_a_table_of_which_nothing_was_read_has_no_rows() -> None:
     assert report.table(taken, "cpu", "relay", [RATE], "nginx") == []
 
 
+def test_flatness_is_that_of_the_medians_and_not_of_single_rounds() -> None:
+    taken = [
+        Taken(turn, "flat", "relay", "nginx", {"busy_us.10": few, "busy_us.9000": many})
+        for turn, (few, many) in enumerate([(10.0, 13.0), (18.0, 12.0), (10.0, 20.0)], 1)
+    ]
+    columns = [Column("busy_us.flat", "highest / lowest", digits=2)]
+    assert report.table(taken, "flat", "relay", columns, "nginx")[1:] == [["nginx", "1.30"]]
+    few = [Taken(1, "flat", "relay", "nginx", {"busy_us.10": 10.0})]
+    assert report.table(few, "flat", "relay", columns, "nginx") == []
+
+
 def test_messages_are_compared_with_autobahn() -> None:
     assert report.reference_for("message", "haproxy") == "autobahn"
     assert report.reference_for("relay", "haproxy") == "haproxy"
