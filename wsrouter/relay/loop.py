@@ -4,13 +4,14 @@ The reactor's price for an event (log context, descriptor bookkeeping, selectabl
 the two system calls that relay a message. So connections do not register with the reactor: they register
 here, and are served in a tight loop.
 
-Who sleeps? Twisted's epoll reactor has an epoll object too, and that can be watched like any descriptor. So the relay
-does the waiting for both, inside a delayed call that is always due: it returns to the reactor when a descriptor of the
-reactor's is ready (its waker among them, which signals and threads use), or a timed call is due. A message that comes
-alone then finds the relay awake, and costs 60 us of CPU where a way through the reactor and back makes it 100.
+Who sleeps? Twisted's epoll reactor has an epoll object too, and that can be watched like any descriptor. So where the
+reactor would poll its own, the relay polls for both (``reactor.doIteration``): its connections, and the reactor's epoll
+object as one more. Only when that is ready, for a descriptor of the reactor's (its waker among them, which signals and
+threads use), or a timed call is due, the reactor has its turn. So a message that comes alone costs 60 us of CPU, where
+the way through the reactor and back makes it 100.
 
-To a reactor that is not that one the relay is a reader, which is ready whenever some connection is. It then serves what
-is ready, a bounded number of times, and returns.
+To another reactor, or behind another relay, the relay is a reader, which is ready whenever some connection is. It then
+serves what is ready, a bounded number of times, and returns.
 
 Three rules keep this safe:
 
@@ -27,7 +28,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from socket import SocketType
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
@@ -43,10 +44,6 @@ EPOLLERR: Final = select.EPOLLERR
 
 #: Events fetched at once.
 BATCH: Final = 64
-
-#: The longest sleep in seconds on the reactor's behalf. What needs the reactor ends it; this is for what nobody
-#: thought of, such as a reactor that is stopped by a call that a connection makes.
-REST: Final = 1.0
 
 #: As a reader: how many batches before the reactor gets its turn again, and the longest turn in seconds. That is looked
 #: at between batches: some reads cost far more than others.
@@ -97,7 +94,7 @@ class Relay:
         #: Client legs that live, and how many may: a session needs a second descriptor for its backend.
         self.clients = 0
         self.client_limit = 1 << 30
-        #: What TLS handshakes and the like have cost in this turn; see HEAVY_STEPS.
+        #: What TLS handshakes and the like have cost in this turn, as a reader; see HEAVY_STEPS.
         self.heavy = 0
         #: What bytes are spliced through, by one member at a time; None where that is not to be had.
         self.conduit: Conduit | None = None
@@ -107,9 +104,9 @@ class Relay:
         self._soon: list[Callable[[], None]] = []
         self._graveyard: list[SocketType] = []
         self._wake: IDelayedCall | None = None
-        #: The reactor's own epoll object and the turn that comes next, where the relay waits for both.
+        #: The reactor's own epoll object and how it polls that, where the relay polls for both.
         self._reactor_fd = -1
-        self._turn: IDelayedCall | None = None
+        self._poll_reactor: Callable[[float], None] | None = None
 
     def start(self) -> None:
         """Make the epoll object and join the reactor."""
@@ -119,11 +116,13 @@ class Relay:
             self.conduit = Conduit()
         except OSError:
             pass  # without one bytes are copied, as short ones always are
-        poller = getattr(self.reactor, "_poller", None)
-        if isinstance(poller, select.epoll):
+        reactor: Any = self.reactor
+        poller = getattr(reactor, "_poller", None)
+        if isinstance(poller, select.epoll) and "doIteration" not in vars(reactor):
             self._reactor_fd = poller.fileno()
             epoll.register(self._reactor_fd, EPOLLIN)
-            self._turn = self._clock.callLater(0, self._take_turn)
+            self._poll_reactor = reactor.doIteration
+            reactor.doIteration = self._iterate
         else:
             self.reactor.addReader(self)
 
@@ -145,12 +144,12 @@ class Relay:
             self._wake = None
         self.copy_all()
         if self._epoll is not None:
-            if self._reactor_fd < 0:
+            if self._poll_reactor is None:
                 self.reactor.removeReader(self)
-            if self._turn is not None:
-                self._turn.cancel()
-                self._turn = None
-            self._reactor_fd = -1
+            else:
+                del cast(Any, self.reactor).doIteration
+                self._poll_reactor = None
+                self._reactor_fd = -1
             self._epoll.close()
             self._epoll = None
             self.watch = self.rewatch = self.unwatch = _not_started
@@ -203,26 +202,22 @@ class Relay:
             if not self._serve(0) or self.heavy > HEAVY_STEPS or self.seconds() > until:
                 return
 
-    def _take_turn(self) -> None:
-        """Wait and serve until the reactor is wanted."""
-        self._turn = None
-        self.heavy = 0
-        # How long a reactor may sleep is no part of IReactorTime.
-        timeout: Callable[[], float | None] = self.reactor.timeout  # type: ignore[attr-defined]
-        rest: float | None = REST
-        try:
-            while rest:
-                rest = timeout()
-                if rest is None or rest > REST:
-                    rest = REST
-                if not self._serve(rest):
-                    return
-        finally:
-            if self._epoll is not None:
-                self._turn = self._clock.callLater(0, self._take_turn)
+    def _iterate(self, rest: float | None) -> None:
+        """Poll for the reactor, too, waiting at most ``rest`` seconds; None: for as long as it takes.
 
-    def _serve(self, rest: float) -> bool:
-        """Serve one batch, waiting for it at most ``rest`` seconds; tell whether to go on without the reactor."""
+        Goes on until the reactor is wanted: for a descriptor of its own, a timed call, an end that a member asks for.
+        """
+        reactor: Any = self.reactor
+        poll_reactor = self._poll_reactor
+        while self._serve(rest):
+            rest = reactor.timeout()
+            if rest == 0 or reactor._justStopped or not reactor._started:
+                return
+        if poll_reactor is not None:
+            poll_reactor(0)
+
+    def _serve(self, rest: float | None) -> bool:
+        """Serve one batch, waiting at most ``rest`` seconds; tell whether there was one, and of connections alone."""
         epoll = self._epoll
         if epoll is None:
             return False

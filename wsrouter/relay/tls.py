@@ -204,12 +204,12 @@ class TlsLeg(Leg):
             count = self.socket.recv_into(_CIPHER)
             if not count:
                 return 0
-            _INCOMING.write(_CIPHER_VIEW[:count])
+            fresh: bytes | memoryview = _CIPHER_VIEW[:count]
             more = count == _CIPHER_SIZE
-        elif self._rest:
-            _INCOMING.write(self._rest)
-            self._rest = b""
+        else:
+            fresh, self._rest = self._rest, b""
         try:
+            _INCOMING.write(fresh)
             if self._late is not None:
                 error, self._late = self._late, None
                 try:
