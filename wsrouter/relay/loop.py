@@ -30,6 +30,7 @@ from collections.abc import Callable
 from socket import SocketType
 from typing import Any, Final, Protocol, cast
 
+from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -117,9 +118,9 @@ class Relay:
         except OSError:
             pass  # without one bytes are copied, as short ones always are
         reactor: Any = self.reactor
-        poller = getattr(reactor, "_poller", None)
-        if isinstance(poller, select.epoll) and "doIteration" not in vars(reactor):
-            self._reactor_fd = poller.fileno()
+        # One that only stands in for it has no loop of its own.
+        if isinstance(self.reactor, EPollReactor) and "doIteration" not in vars(reactor):
+            self._reactor_fd = reactor._poller.fileno()
             epoll.register(self._reactor_fd, EPOLLIN)
             self._poll_reactor = reactor.doIteration
             reactor.doIteration = self._iterate
