@@ -68,6 +68,10 @@ def test_every_workload_is_read_and_told(tmp_path: Path) -> None:
     assert {one["workload"] for one in kept["readings"]} == {one.name for one in WORKLOADS if RELAY in one.works}
     assert tables.read_text().startswith("Measured ")
     assert "| KB for each slow reader | relay | wsrouter |" in tables.read_text()
+    # What is told of several readings together.
+    for target in TARGETS:
+        if target.metric.endswith("_us.flat"):
+            assert f"| {target.what} | relay | wsrouter |" in tables.read_text()
 
 
 def test_policies_are_read_beside_a_router_without_them(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ class Pump:
         self.bytes += len(data)
         self._pass_on(memoryview(data))
 
-    def _pass_on(self, view: memoryview) -> None:
+    def _pass_on(self, view: memoryview, flags: int = 0) -> None:
+        """Give ``view`` to the sink; ``flags`` are for the socket of a plain leg."""
         sink = self.sink
         if sink is None:
             return  # diverted
@@ -145,7 +146,7 @@ class Pump:
             self.pause()
             return
         try:
-            sent = self._output.send(view)
+            sent = cast(SocketType, self._output).send(view, flags) if flags else self._output.send(view)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -252,7 +253,8 @@ class FramePump(Pump):
             self.bytes += count
             end = self._walk(BUFFER, count)
             if end:
-                self._pass_header(sink, VIEW[:end])
+                # What begins a long frame makes one packet with what comes behind it.
+                self._pass_on(VIEW[:end], MSG_MORE if walker.skip >= WORTH else 0)
             if walker.event:
                 self._event(BUFFER, end, count)
             if walker.event or walker.skip < WORTH or self.paused:
@@ -261,19 +263,6 @@ class FramePump(Pump):
         # Of payload the walker wants to know no more than how much it was.
         self._walk(BUFFER, count)
         return count >= WORTH // 2 or not walker.skip
-
-    def _pass_header(self, sink: Leg, view: memoryview) -> None:
-        """Send what begins a long frame, so that it makes one packet with what comes behind it."""
-        try:
-            sent = cast(SocketType, self._output).send(view, MSG_MORE if self.walker.skip >= WORTH else 0)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._send_failed(error)
-            return
-        if sent != len(view):
-            sink.hold(view[sent:])
-            self.pause()
 
     def _may_splice(self) -> bool:
         """See Pump._may_splice; a walk that is not the walker's own wants to see all."""

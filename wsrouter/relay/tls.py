@@ -357,19 +357,14 @@ class TlsLeg(Leg):
     def send(self, data: memoryview, /) -> int:
         """Seal and send all of ``data``, as ``Writable.send`` says."""
         if len(data) <= RECORD_SIZE:
+            record = self._seal(data)
+            size = len(record)
             try:
-                self.tls.write(data)
-                records = _OUTGOING.read()
-            except BaseException:
-                _forget()
-                raise
-            size = len(records)
-            try:
-                sent = self.socket.send(records)
+                sent = self.socket.send(record)
             except BlockingIOError:
                 sent = 0
             if sent != size:
-                self.hold(memoryview(records)[sent:])
+                self.hold(memoryview(record)[sent:])
                 return -1
         else:
             several = self._sealed(data)
@@ -385,16 +380,16 @@ class TlsLeg(Leg):
 
     def _sealed(self, data: memoryview) -> list[bytes]:
         """``data`` as records."""
-        records = []
+        return [self._seal(data[start : start + RECORD_SIZE]) for start in range(0, len(data), RECORD_SIZE)]
+
+    def _seal(self, data: memoryview) -> bytes:
+        """One record."""
         try:
-            # A BIO takes all that it is given.
-            for start in range(0, len(data), RECORD_SIZE):
-                self.tls.write(data[start : start + RECORD_SIZE])
-                records.append(_OUTGOING.read())
+            self.tls.write(data)  # a BIO takes all that it is given
+            return _OUTGOING.read()
         except BaseException:
             _forget()
             raise
-        return records
 
     def _flush_outgoing(self) -> None:
         """Send what OpenSSL says of its own accord: handshake, alerts, tickets, key updates."""
