@@ -44,7 +44,7 @@ class Scene(Meeting):
             Facts(Kind.SESSION, "10.0.0.1", "10.0.0.1:5", "main", "r", "app", BACKEND.label, 0.0),
             self.client_leg,
             self.server_leg,
-            deflate=False,
+            False,
         )
 
     def run(self, from_client: bytes = b"", from_server: bytes = b"") -> None:

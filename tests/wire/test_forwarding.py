@@ -162,10 +162,16 @@ def test_connection_cannot_take_away_what_the_router_or_the_handshake_needs() ->
     ],
 )
 def test_forwarded_is_written_as_rfc_7239_says(client: ClientFacts, forwarded: bytes, plain: bytes | None) -> None:
-    written = dict(plain_fields(request(), client, ()))
+    written = dict(plain_fields(request(), client, ())[1:])
     assert written[b"Forwarded"] == forwarded
     assert written.get(b"X-Forwarded-For") == plain
     assert written.get(b"X-Forwarded-Host") == (client.host.encode() or None)
+
+    # Most opening handshakes are written another way, twice: what is worked out for a host is remembered.
+    for _ in range(2):
+        head = upgrade_head(request(b"Connection: Upgrade", b"Upgrade: websocket"), PLAIN, b"/", client, ())
+        opening = [field[1:] for field in parse_request(head).fields]
+        assert opening == [(b"Host", b"example.com:8080"), *written.items(), *opening[-2:]]
 
 
 def test_set_headers_replace_add_and_remove() -> None:

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from socket import SocketType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from twisted.python.failure import Failure
 
@@ -32,10 +32,6 @@ class Address(NamedTuple):
     family: int
     sockaddr: tuple[str, int] | tuple[str, int, int, int] | str
 
-    def is_near(self) -> bool:
-        """Whether it is on this machine, by the loopback interface."""
-        return self.sockaddr[0].startswith("127.") or self.sockaddr[0] == "::1"
-
 
 @dataclass(frozen=True, slots=True)
 class TlsClient:
@@ -45,29 +41,28 @@ class TlsClient:
     name: str | None
 
 
-class Begun(NamedTuple):
-    """A connection that was begun: its socket, and an error number as of ``connect``: 0 once it stands."""
-
-    sock: SocketType | None
-    number: int
+#: A connection that was begun: its socket, and an error number as of ``connect``: 0 once it stands.
+Begun: TypeAlias = tuple[SocketType | None, int]
 
 
 def begin(address: Address, keepalive: float | None) -> Begun:
     """Begin to connect to ``address``, with TCP keep-alive after so many idle seconds."""
     sock = None
     try:
-        sock = SocketType(address.family, _STREAM)
-        near = address.is_near()
+        family, sockaddr = address
+        sock = SocketType(family, _STREAM)
+        # Whether it is on this machine, by the loopback interface.
+        near = sockaddr[0].startswith("127.") or sockaddr[0] == "::1"
         # Who is on this machine cannot vanish without its kernel saying so: there is nothing to probe for.
-        set_tcp_options(sock, address.family, None if near else keepalive)
-        number = sock.connect_ex(address.sockaddr)
+        set_tcp_options(sock, family, None if near else keepalive)
+        number = sock.connect_ex(sockaddr)
         if number == errno.EINPROGRESS and near:
             # On the loopback interface the handshake is over when connect returns, whatever it says.
             sock.getpeername()
             number = 0
     except OSError as error:
         number = errno.EINPROGRESS if error.errno == errno.ENOTCONN else error.errno or errno.EIO
-    return Begun(sock, number)
+    return sock, number
 
 
 def dial(
@@ -84,11 +79,13 @@ def dial(
 
     That is the rule on the loopback interface, and spares every session there an object and a detour.
     """
-    begun = begin(addresses[0], keepalive)
-    if begun.number or tls is not None or preface:
+    address = addresses[0]
+    begun = begin(address, keepalive)
+    sock, number = begun
+    if number or tls is not None or preface:
         return Dial(relay, addresses, timeout, connected, failed, tls, keepalive, preface, begun)
-    assert begun.sock is not None
-    leg = Leg(relay, begun.sock, addresses[0].sockaddr)
+    assert sock is not None
+    leg = Leg(relay, sock, address.sockaddr)
     try:
         connected(leg)
     except Exception:

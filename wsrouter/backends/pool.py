@@ -276,7 +276,7 @@ class BackendPool:
             limit,
             connected,
             failed,
-            self.tls.backends.get(backend),
+            self.tls.backends.get(backend) if self.tls.backends else None,
             self.keepalive,
             preface,
         )

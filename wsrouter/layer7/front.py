@@ -30,10 +30,11 @@ from wsrouter.layer7.site import Door, Request
 from wsrouter.live.connection import Connection
 from wsrouter.policy.members import Member
 from wsrouter.policy.routing import host_name
+from wsrouter.relay.leg import Leg
 from wsrouter.relay.protocol import LegProtocol
 from wsrouter.wire.answer import RETRY_AFTER, answer
 from wsrouter.wire.forwarding import said_behind
-from wsrouter.wire.head import RequestHead, cut_head, parse_request
+from wsrouter.wire.head import RequestHead, cut_head, new, parse_request
 from wsrouter.wire.opening import Upgrade, check_upgrade, wants_websocket
 from wsrouter.wire.target import parse_target
 
@@ -54,6 +55,15 @@ class Stage(enum.Enum):
     OPENING = "opening"
     #: The connection has become a session, or ends.
     OVER = "over"
+
+
+HEAD: Final = Stage.HEAD
+EXCHANGE: Final = Stage.EXCHANGE
+OPENING: Final = Stage.OPENING
+OVER: Final = Stage.OVER
+# CPython 3.11 takes as long as for two calls to find a member of an enumeration by its name.
+PLAIN_TOO: Final = Plain.YES
+HTTP_ONLY: Final = Accept.HTTP
 
 
 @implementer(IPushProducer)
@@ -102,7 +112,7 @@ class Front(LegProtocol):
         self._store = store
         self._connection = connection
         connection.listener = door.name
-        self._stage = Stage.HEAD
+        self._stage = HEAD
         self._received: bytes | bytearray = b""
         self._searched = 0
         #: The request that is being served, or was last.
@@ -113,18 +123,19 @@ class Front(LegProtocol):
 
     # What the leg calls.
 
-    def connectionMade(self) -> None:
+    def makeConnection(self, transport: Leg) -> None:
         """The connection is at HTTP from here on."""
+        self.transport = transport
         self._site.fronts.add(self)
 
     def await_head(self) -> None:
         """Nothing was read yet: the first head has its deadline from here on."""
-        if self._stage is Stage.HEAD and not self._received:
+        if self._stage is HEAD and not self._received:
             self._wait_for(self._listener.head_timeout)
 
     def dataReceived(self, data: bytes) -> None:
         """Give the bytes to whoever they are for."""
-        if self._stage is Stage.HEAD:
+        if self._stage is HEAD:
             if not self._received:
                 if self._record.head is not None:
                     # The first byte of a next request: idleness is over, its head has its own deadline.
@@ -136,10 +147,12 @@ class Front(LegProtocol):
                     self._received = bytearray(self._received)
                 self._received += data
             self._look()
-        elif self._stage is Stage.EXCHANGE:
+        elif self._stage is EXCHANGE:
             assert self._exchange is not None
             self._exchange.data(data)
-        elif self._stage is Stage.OPENING:
+        elif self._stage is OPENING:
+            if isinstance(self._received, bytes):
+                self._received = bytearray(self._received)
             self._received += data
             if len(self._received) > EARLY_LIMIT:
                 self.transport.await_end()
@@ -178,7 +191,9 @@ class Front(LegProtocol):
             if self._record.head is not None:
                 self._record.forget()
             self._received = b""
-            self._serve(bytes(received[:end]), bytes(received[end:]))
+            if not isinstance(received, bytes):
+                received = bytes(received)
+            self._serve(received[:end], received[end:])
         except HttpError as error:
             self._refuse(error)
 
@@ -192,7 +207,8 @@ class Front(LegProtocol):
             self._tell_state(head)
             return
         upgrade = check_upgrade(head) if wants_websocket(head) else None
-        check_scheme(self._listener.plain, connection, behind, head, target, upgrade is not None)
+        if self._listener.plain is not PLAIN_TOO:
+            check_scheme(self._listener.plain, connection, behind, head, target, upgrade is not None)
         host = host_name(head.host)
         if connection.secure and self._store is not None and not self._store.allows_host(connection.sni, host):
             raise HttpError(421, "this name is not served on a connection made for another")
@@ -202,10 +218,10 @@ class Front(LegProtocol):
         if route is None:
             raise HttpError(404, "no route")
         record.route = route.name
-        request = Request(connection, head, target, route, behind)
+        request = new(Request, (connection, head, target, route, behind))
         if site.routes.guarded:
             check_client(site, request)
-        if upgrade is not None and route.pool is not None and route.accept is not Accept.HTTP:
+        if upgrade is not None and route.pool is not None and route.accept is not HTTP_ONLY:
             self._open(request, upgrade, rest)
         elif route.pool is not None and route.accept is Accept.WEBSOCKET:
             raise HttpError(426, "this path speaks WebSocket only", _UPGRADE_REQUIRED)
@@ -226,17 +242,17 @@ class Front(LegProtocol):
 
     def _open(self, request: Request, upgrade: Upgrade, rest: bytes) -> None:
         check_opening(self._site, self._door.admission, request)
-        self._stage = Stage.OPENING
-        self._received = bytearray(rest)
+        self._stage = OPENING
+        self._received = rest
         self._opening = Opening(self._site, self, self.transport, request, upgrade)
         self._opening.start()
 
     def opened(self) -> bytes:
         """The backend agreed: the leg becomes a session's."""
-        early = bytes(self._received)
+        early = self._received
         self._opening = None
         self._leave()
-        return early
+        return early if isinstance(early, bytes) else bytes(early)
 
     def refused(self, error: BackendError) -> None:
         """No backend opens the session."""
@@ -261,7 +277,7 @@ class Front(LegProtocol):
 
     def _answer(self, request: Request, rest: bytes) -> None:
         leg = self.transport
-        self._stage = Stage.EXCHANGE
+        self._stage = EXCHANGE
         self._record.began = self._site.relay.seconds()
         self._exchange = exchange = Exchange(
             leg,
@@ -287,7 +303,7 @@ class Front(LegProtocol):
             self._leave()
             self.transport.loseConnection()
             return
-        self._stage = Stage.HEAD
+        self._stage = HEAD
         self._received, exchange.rest = exchange.rest, b""
         if self.transport.pending is None:
             self.go_on()
@@ -304,7 +320,7 @@ class Front(LegProtocol):
 
     def go_on(self) -> None:
         """Look for the next request."""
-        if self._stage is not Stage.HEAD:
+        if self._stage is not HEAD:
             return
         if self._received:
             self._record.forget()
@@ -323,7 +339,7 @@ class Front(LegProtocol):
             self._record.answered(exchange.status, exchange.sent)
 
     def _look_again(self) -> None:
-        if self._stage is Stage.HEAD and self._received:
+        if self._stage is HEAD and self._received:
             self.transport.resumeProducing()
             self._look()
 
@@ -370,7 +386,7 @@ class Front(LegProtocol):
         """Stop waiting for another request; one that is being answered is the last."""
         if self._exchange is not None:
             self._exchange.last = True
-        if self._stage is Stage.HEAD and not self._received:
+        if self._stage is HEAD and not self._received:
             self._leave()
             self.transport.loseConnection()
 
@@ -391,7 +407,7 @@ class Front(LegProtocol):
             self.transport.loseConnection()
 
     def _leave(self) -> None:
-        self._stage = Stage.OVER
+        self._stage = OVER
         self._received = b""
         self.stop_waiting()
         self._site.fronts.discard(self)

@@ -25,15 +25,17 @@ from wsrouter.layer7.dispatch_session import DispatchSession
 from wsrouter.layer7.joining import Asked
 from wsrouter.layer7.message_session import MessageSession
 from wsrouter.layer7.session import RelaySession
-from wsrouter.layer7.site import Request, Site
+from wsrouter.layer7.site import Request, Site, client_label
 from wsrouter.live.registry import Facts, Kind
 from wsrouter.policy.members import Member
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.protocol import LegProtocol
 from wsrouter.wire.body import ChunkedBody, LengthBody
 from wsrouter.wire.forwarding import client_answer, response_fields
-from wsrouter.wire.head import ResponseHead, final_response
+from wsrouter.wire.head import ResponseHead, final_response, new
 from wsrouter.wire.opening import Accepted, Upgrade, check_refusal, granted_to_us, verify_answer
+
+SESSION: Final = Kind.SESSION
 
 #: The longest pause within the body of a backend's refusal, in seconds.
 REFUSAL_SILENCE: Final = 60.0
@@ -86,7 +88,8 @@ class Opening(LegProtocol):
         assert route.pool is not None
         self._pool = pool = site.pools[route.pool]
         self._affinity = affinity = affinity_of(pool, request, client)
-        self._attempt = Attempt(pool, self._connected, self._failed, affinity.key, affinity.preferred, affinity.preface)
+        key, preferred, preface, _, _ = affinity
+        self._attempt = Attempt(pool, self._connected, self._failed, key, preferred, preface)
         # A reload may take the route away before the backend is reached.
         self._rules = site.rules[route.name]
         self._messages = messages = site.messages.get(route.name)
@@ -194,35 +197,38 @@ class Opening(LegProtocol):
     def _open(self, response: ResponseHead, accepted: Accepted, rest: bytes) -> None:
         opener, self._opener = self._opener, None
         leg, self._leg = self._leg, None
-        member, pool = self._member, self._pool
+        member, pool, site, request, attempt = self._member, self._pool, self._site, self._request, self._attempt
         assert opener is not None
         assert leg is not None
         assert member is not None
         self.stop_waiting()
-        self._attempt.settle()
+        attempt.settle()
         pool.worked(member)
-        request, site = self._request, self._site
         cookie = self._affinity.cookie(member)
-        connection = request.connection
+        connection, head, target, route, behind = request
+        subprotocol, deflate = accepted
         early = opener.opened()
-        facts = Facts(
-            kind=Kind.SESSION,
-            client_ip=request.client_ip,
-            client=request.client_label,
-            listener=connection.listener,
-            rule=request.route.name,
-            pool=pool.name,
-            backend=member.label,
-            opened=site.relay.seconds(),
-            host=request.head.host,
-            path=site.path_for_log(request.target),
-            subprotocol=accepted.subprotocol or "",
-            sni=connection.sni or "",
-            tried=self._attempt.story(),
+        facts = new(
+            Facts,
+            (
+                SESSION,
+                connection.ip if behind is None else behind.ip,
+                client_label(connection, behind),
+                connection.listener,
+                route.name,
+                pool.name,
+                member.label,
+                site.relay.seconds(),
+                head.host,
+                site.path_for_log(target),
+                subprotocol or "",
+                connection.sni or "",
+                attempt.story() if attempt.tried else "",
+            ),
         )
-        route, client, number, messages = request.route, self._client, connection.number, self._messages
+        client, number, messages = self._client, connection.number, self._messages
         if messages is None:
-            session = RelaySession(site, route, pool, member, number, facts, client, leg, deflate=accepted.deflate)
+            session = RelaySession(site, route, pool, member, number, facts, client, leg, deflate)
             session.run(early, client_answer(response, accepted, cookie), rest)
             return
         answer = client_answer(response, accepted._replace(deflate=False), cookie)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from typing import Final
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
@@ -36,6 +37,10 @@ from wsrouter.relay.pump import FramePump
 from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker
+from wsrouter.wire.head import new
+
+CLIENT: Final = Who.CLIENT
+BACKEND: Final = Who.BACKEND
 
 _NO_KEEPERS: Mapping[object, KeepAlive] = {}
 
@@ -71,7 +76,6 @@ class RelaySession(Waiter):
         facts: Facts,
         client: Leg,
         server: Leg,
-        *,
         deflate: bool,
     ) -> None:
         self._slice = None
@@ -124,9 +128,9 @@ class RelaySession(Waiter):
             self._up.inject(from_client)
         if from_server:
             self._down.inject(from_server)
-        if not self._up.paused:
+        if not self._up.paused and not client.is_reading:
             client.resumeProducing()
-        if not self._down.paused:
+        if not self._down.paused and not server.is_reading:
             server.resumeProducing()
 
     # What the pumps and legs report.
@@ -188,7 +192,7 @@ class RelaySession(Waiter):
         close = pump.walker.close
         assert close is not None
         if self._end is None:
-            self._end = End(self._who(pump.source), close[0], close[1])
+            self._end = new(End, (self._who(pump.source), close[0], close[1]))
             self._wait_for_answer()
         elif self._is_answered():
             # Both have had their last word (RFC 6455 5.5.1): nothing is left to linger for.
@@ -317,7 +321,7 @@ class RelaySession(Waiter):
 
     def _waited_for(self) -> int:
         """How many bytes came so far in the directions where a Close waits for a boundary."""
-        return sum([pump.bytes for pump in self._owed or ()])
+        return sum([pump.bytes for pump in self._owed]) if self._owed else 0
 
     def late(self) -> None:
         """The close handshake took too long."""
@@ -348,7 +352,7 @@ class RelaySession(Waiter):
                 keeper.dissolve()
 
     def _who(self, leg: Leg) -> Who:
-        return Who.CLIENT if leg is self._client else Who.BACKEND
+        return CLIENT if leg is self._client else BACKEND
 
     def _back(self, pump: FramePump) -> FramePump:
         """The pump of the other direction."""

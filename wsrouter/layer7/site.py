@@ -59,16 +59,16 @@ class Request(NamedTuple):
 
     def client(self) -> ClientFacts:
         """What backends are told of the client."""
-        connection = self.connection
+        connection, head, _, _, behind = self
         ip = "" if connection.ip == UNIX else connection.ip
         own: Scheme = "https" if connection.secure else "http"
-        return new(ClientFacts, (ip, connection.port, own, self.head.host, self.behind))
+        return new(ClientFacts, (ip, connection.port, own, head.host, behind))
 
     def opening(self, asked: Upgrade, fields: Sequence[Pair]) -> bytes:
         """The whole head of its opening handshake for a backend; ``fields`` are those of ``HeaderRules``."""
-        route, target = self.route, self.target
+        _, head, target, route, _ = self
         path = strip(route, target.path) if route.strip_prefix else target.path
-        return upgrade_head(self.head, asked, target.forward(path), self.client(), fields)
+        return upgrade_head(head, asked, target.forward(path), self.client(), fields)
 
     def fields(self) -> dict[str, str]:
         """What the placeholders of templates stand for (``values.TEMPLATE_FIELDS``)."""

@@ -67,9 +67,15 @@ class Stage(enum.Enum):
     #: The first bytes of the client.
     VERDICT = "verdict"
     #: The same, but only to say in HTTP that a limit is reached.
-    COURTESY = "courtesy"
+    COURTEOUS = "courteous"
     #: Nothing: the connection went on, or ends.
     OVER = "over"
+
+
+HEADER: Final = Stage.HEADER
+VERDICT: Final = Stage.VERDICT
+COURTEOUS: Final = Stage.COURTEOUS
+OVER: Final = Stage.OVER
 
 
 class Preamble(LegProtocol):
@@ -80,7 +86,7 @@ class Preamble(LegProtocol):
     def __init__(self, door: Door, connection: Connection) -> None:
         self._door = door
         self._connection = connection
-        self._stage = Stage.VERDICT
+        self._stage = VERDICT
         self._received: bytes | bytearray = b""
         self._slice = None
         #: Why the connection is turned away, until the log was told.
@@ -88,14 +94,15 @@ class Preamble(LegProtocol):
 
     # What the leg calls.
 
-    def connectionMade(self) -> None:
+    def makeConnection(self, transport: Leg) -> None:
         """The connection was accepted: begin, or turn it away at once."""
+        self.transport = transport
         door = self._door
         if door.config.proxy_protocol:
             if not door.admission.announces(self._connection.ip):
                 self._turn_away("proxy", "a peer that is not trusted must not send PROXY headers")
                 return
-            self._stage = Stage.HEADER
+            self._stage = HEADER
         elif door.admission.guarded and not self._enter():
             return
         self.wait(door.site.relay.deadlines, door.config.sniff_timeout)
@@ -108,7 +115,7 @@ class Preamble(LegProtocol):
             self._received += data
         else:
             self._received = data
-        if self._stage is not Stage.HEADER or self._announced():
+        if self._stage is not HEADER or self._announced():
             self._look()
 
     def readConnectionLost(self) -> None:
@@ -116,7 +123,7 @@ class Preamble(LegProtocol):
 
         Who said nothing, or left within a ClientHello, has changed its mind.
         """
-        if self._stage is Stage.HEADER and self._received:
+        if self._stage is HEADER and self._received:
             self._refuse("the connection ended within its PROXY header")
         elif self._received and self._received[0] != TLS_HANDSHAKE:
             self._decide(Opaque())
@@ -147,7 +154,7 @@ class Preamble(LegProtocol):
         connection.announced = Announced(connection.ip, header.destination, header.tlvs)
         if header.source is not None:
             connection.ip, connection.port = header.source
-        self._stage = Stage.VERDICT
+        self._stage = VERDICT
         if self._door.admission.guarded and not self._enter():
             return False
         return bool(self._received)
@@ -176,7 +183,7 @@ class Preamble(LegProtocol):
 
     def _be_courteous(self, error: HttpError) -> None:
         """Listen for a moment, to answer HTTP with ``error``."""
-        self._stage = Stage.COURTESY
+        self._stage = COURTEOUS
         self._limit = error
         self._door.courtesies += 1
         # Not a method of this preamble: it would hold itself in a cycle.
@@ -205,7 +212,7 @@ class Preamble(LegProtocol):
             self._refuse(f"no verdict in {PREFETCH_LIMIT} bytes")
 
     def _decide(self, verdict: Verdict) -> None:
-        if self._stage is Stage.COURTESY:
+        if self._stage is COURTEOUS:
             self._answer(verdict)
             return
         self._leave()
@@ -213,7 +220,8 @@ class Preamble(LegProtocol):
         connection.listener = door.name  # a reload may have changed it meanwhile
         if isinstance(verdict, Tls):
             connection.sni = verdict.sni
-        prefetch = bytes(self._received)
+        received = self._received
+        prefetch = received if isinstance(received, bytes) else bytes(received)
         rule = None if door.tunnels.empty else self._rule_for(verdict)
         if rule is not None:
             self._tunnel(rule, prefetch)
@@ -276,9 +284,9 @@ class Preamble(LegProtocol):
     def late(self) -> None:
         """No verdict in time."""
         seconds = self._door.config.sniff_timeout
-        if self._stage is Stage.COURTESY:
+        if self._stage is COURTEOUS:
             self._finish()
-        elif self._stage is Stage.HEADER:
+        elif self._stage is HEADER:
             self._refuse(f"no whole PROXY header in {seconds:g} s")
         elif not self._received:
             self._decide(Opaque(silent=True))
@@ -287,10 +295,10 @@ class Preamble(LegProtocol):
 
     def _refuse(self, reason: str, description: int | None = None) -> None:
         """Refuse what was read, with a TLS alert if it was TLS."""
-        if self._stage is Stage.COURTESY:
+        if self._stage is COURTEOUS:
             self._finish()
             return
-        stage = "proxy" if self._stage is Stage.HEADER else "sniff"
+        stage = "proxy" if self._stage is HEADER else "sniff"
         self._door.site.refuse(self._connection, stage, "", None, reason)
         if description is not None:
             self.transport.write(alert(description))
@@ -303,7 +311,7 @@ class Preamble(LegProtocol):
 
     def _leave(self) -> None:
         """Wait for nothing any more."""
-        self._stage = Stage.OVER
+        self._stage = OVER
         self.stop_waiting()
         error, self._limit = self._limit, None
         if error is not None:

@@ -119,13 +119,13 @@ class Leg(SocketFacts):
         "_linger",
         "_mask",
         "_producer",
-        "_reading",
         "_state",
         "_streaming",
         "coupling",
         "eof",
         "fd",
         "home",
+        "is_reading",
         "pending",
         "protocol",
         "read",
@@ -138,7 +138,7 @@ class Leg(SocketFacts):
         self.fd = sock.fileno()
         self.peername = peername
         #: The relay calls this when there is something to read.
-        self.read: Callable[[], None] = self._read_for_protocol
+        self.read: Callable[[], None] = _nothing
         #: An IProtocol, or None: before ``attach``, and once the leg is coupled.
         self.protocol: Any = None
         self.coupling: Coupled | None = None
@@ -148,7 +148,8 @@ class Leg(SocketFacts):
         self.eof = False
         self.home: Home | None = None
         self._mask = watched
-        self._reading = False
+        #: Whether what the peer sends, and its end, will be noticed; not to be set from outside.
+        self.is_reading = False
         self._state = OPEN
         self._fin = False
         self._feeder: Pump | None = None
@@ -162,10 +163,12 @@ class Leg(SocketFacts):
 
     def attach(self, protocol: IProtocol, prefetch: bytes = b"") -> None:
         """Give the connection's bytes to ``protocol`` from now on, ``prefetch`` first."""
+        if self.protocol is None:
+            self.read = self._read_for_protocol
         self.protocol = protocol
-        self.read = self._read_for_protocol
         # Before the protocol has its say: it may pause.
-        self.resumeProducing()
+        if not self.is_reading:
+            self.resumeProducing()
         protocol.makeConnection(self)
         if prefetch and self._state is OPEN:
             protocol.dataReceived(prefetch)
@@ -203,7 +206,7 @@ class Leg(SocketFacts):
         if events & EPOLLOUT:
             self._flush()
         if events & ~EPOLLOUT:
-            if self._reading:
+            if self.is_reading:
                 self.read()
             elif self._mask and not events & EPOLLOUT:
                 # Only a hang-up or an error is left, and nobody reads: it is the end.
@@ -228,11 +231,6 @@ class Leg(SocketFacts):
     def connected(self) -> bool:
         """Whether bytes may still be written."""
         return self._state is OPEN and not self._fin
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether what the peer sends, and its end, will be noticed."""
-        return self._reading
 
     def has_unread(self) -> bool:
         """Whether something of the peer's waits to be read: bytes, or the end.
@@ -265,7 +263,7 @@ class Leg(SocketFacts):
         """Close in order: send what is pending, then a FIN, and drop what still arrives for a bounded time."""
         if self._state is OPEN:
             self._state = FLUSHING
-            self._reading = False
+            self.is_reading = False
             if self.pending is None and not self._pulling():
                 self._linger_on()
             else:
@@ -307,20 +305,20 @@ class Leg(SocketFacts):
 
     def pauseProducing(self) -> None:
         """Stop reading; a reset is noticed when it goes on."""
-        if (self._reading or self._mask & EPOLLERR) and self._state is OPEN:
-            self._reading = False
+        if (self.is_reading or self._mask & EPOLLERR) and self._state is OPEN:
+            self.is_reading = False
             self._watch(self._mask & EPOLLOUT)
 
     def await_end(self) -> None:
         """Stop reading, but notice a reset at once. A FIN is not looked for: its sender may still read."""
         if self._state is OPEN:
-            self._reading = False
+            self.is_reading = False
             self._watch(self._mask & EPOLLOUT | EPOLLERR)
 
     def resumeProducing(self) -> None:
         """Read on."""
-        if not self._reading and not self.eof and self._state is OPEN:
-            self._reading = True
+        if not self.is_reading and not self.eof and self._state is OPEN:
+            self.is_reading = True
             if self._mask or self._producer is not None:
                 self._watch_wishes()
             else:
@@ -430,7 +428,7 @@ class Leg(SocketFacts):
     # Reading.
 
     def _read_for_protocol(self) -> None:
-        if not self._reading:
+        if not self.is_reading:
             return  # paused by an earlier event of the same batch
         try:
             count = self.socket.recv_into(BUFFER)
@@ -442,7 +440,7 @@ class Leg(SocketFacts):
         if count:
             protocol = self.protocol
             assert protocol is not None
-            protocol.dataReceived(bytes(VIEW[:count]))
+            protocol.dataReceived(VIEW[:count].tobytes())
         else:
             self._end_of_input()
 
@@ -459,7 +457,7 @@ class Leg(SocketFacts):
     def stop_reading(self) -> None:
         """The peer's FIN was read: there is nothing more to come."""
         self.eof = True
-        self._reading = False
+        self.is_reading = False
         self._watch_wishes()
 
     def _discard(self) -> None:
@@ -489,7 +487,7 @@ class Leg(SocketFacts):
                 return
         self._state = LINGERING
         self.read = self._discard
-        self._reading = True
+        self.is_reading = True
         self._watch_wishes()
         if self._linger is not None:
             self._linger.cancel()
@@ -509,7 +507,7 @@ class Leg(SocketFacts):
         if self._state is CLOSED:
             return
         self._state = CLOSED
-        self._reading = False
+        self.is_reading = False
         relay = self.relay
         if self._mask:
             self._mask = 0
@@ -552,7 +550,7 @@ class Leg(SocketFacts):
         if self._state is CLOSED:
             return
         # Errors are asked for by ``await_end`` only.
-        mask = EPOLLIN if self._reading else self._mask & EPOLLERR
+        mask = EPOLLIN if self.is_reading else self._mask & EPOLLERR
         if self.pending is not None or self._pulling():
             mask |= EPOLLOUT
         self._watch(mask)

@@ -24,12 +24,11 @@ class LegProtocol(Waiter):
     transport: Leg
 
     def makeConnection(self, transport: Any) -> None:
-        """The leg's bytes are for this protocol from now on."""
+        """The leg's bytes are for this protocol from now on; a subclass with more to do then replaces this."""
         self.transport = transport
-        self.connectionMade()
 
     def connectionMade(self) -> None:
-        """The same, for subclasses that have something to do then."""
+        """Part of the interface, and never called: one call less for each protocol of each session."""
 
     def dataReceived(self, data: bytes) -> None:
         """What was read; it never comes empty."""

@@ -189,7 +189,7 @@ class FramePump(Pump):
     __slots__ = ("_walk", "walker")
 
     def __init__(self, coupling: Coupling, source: Leg, sink: Leg, walker: FrameWalker) -> None:
-        super().__init__(coupling, source, sink)
+        Pump.__init__(self, coupling, source, sink)  # ``super`` takes three times as long
         self.walker = walker
         self._walk: Callable[[bytes | bytearray, int], int] = walker.walk
 

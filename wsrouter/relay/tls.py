@@ -111,7 +111,7 @@ class TlsLeg(Leg):
         """
         self._done, self._failed = done, failed
         self.read = self._read_handshake
-        self._reading = True
+        self.is_reading = True
         self._watch_wishes()
         self._step(prefetch)
 
@@ -154,7 +154,7 @@ class TlsLeg(Leg):
         if self._state is not OPEN:
             return
         done, self._done, self._failed = self._done, None, None
-        self._reading = False
+        self.is_reading = False
         self._watch_wishes()
         assert done is not None
         done()
@@ -295,7 +295,7 @@ class TlsLeg(Leg):
             pump = self._outward
 
     def _read_for_protocol(self) -> None:
-        while self._state is OPEN and self._reading and self.coupling is None:
+        while self._state is OPEN and self.is_reading and self.coupling is None:
             try:
                 count = self.recv_into(BUFFER)
             except BlockingIOError:
@@ -332,7 +332,7 @@ class TlsLeg(Leg):
             self.relay.later(self._drain)
 
     def _drain(self) -> None:
-        if self._buffered and self._reading and self._state is OPEN:
+        if self._buffered and self.is_reading and self._state is OPEN:
             try:
                 self.read()
             except Exception:

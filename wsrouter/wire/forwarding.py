@@ -20,13 +20,12 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from operator import itemgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from wsrouter.policy.forwarded import Effective, effective
 from wsrouter.policy.networks import Networks, believed
-from wsrouter.wire.head import SHORT, Field, RequestHead, ResponseHead, tokens
+from wsrouter.wire.head import KEPT, SHORT, Field, RequestHead, ResponseHead, tokens
 from wsrouter.wire.opening import Accepted, Upgrade
 
 #: A field as it is written: name and value.
@@ -41,6 +40,8 @@ _NO_EXTENSIONS: Final = _FRAMING | {_EXTENSIONS}
 _NOT_TO_BACKENDS: Final = _FRAMING | {b"expect", b"http2-settings", b"forwarded", b"x-real-ip"}
 _NOT_WITH_UPGRADE: Final = _NOT_TO_BACKENDS | {_EXTENSIONS}
 _SPOOFED: Final = b"x-forwarded-"
+#: What Connection holds in nearly all handshakes.
+_UPGRADE: Final = (b"upgrade",)
 #: What Connection cannot remove, with the fields of the handshake.
 _KEPT: Final = frozenset((b"host", b"content-length"))
 _HANDSHAKE: Final = b"sec-websocket-"
@@ -120,14 +121,14 @@ def upgrade_head(
     ``forward_target`` comes from ``Target.forward``. ``set_headers`` replace fields of the same name, the
     router's own included; an empty value removes. They cannot touch hop-by-hop fields, nor take Host away.
     """
-    if set_headers or head.connection != (b"upgrade",) or not head.target.startswith(b"/"):
+    if set_headers or head.connection != _UPGRADE or head.target[0] != 0x2F:
         pairs = _request_pairs(head, client, set_headers, _NOT_WITH_UPGRADE)
         lines = list(map(b": ".join, pairs))
     else:
         # Most clients' handshakes, by the same rules: nothing in them depends on anything but the field itself.
         names = head.values if len(head.values) == len(head.lines) else map(_lower_of, head.fields)
-        lines = list(compress(head.lines, map(_passes_with_upgrade, names)))
-        lines += map(b": ".join, _forwarded(client))
+        lines = [line for name, line in zip(names, head.lines) if _passes_with_upgrade[name]]  # noqa: B905 (of one size)
+        lines.append(_forwarded_lines(client))
     if upgrade.extensions and not (set_headers and _EXTENSIONS in {name.lower() for name, _ in set_headers}):
         lines.append(b"Sec-WebSocket-Extensions: " + b", ".join(upgrade.extensions))
     return b"GET %b HTTP/1.1\r\n%b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" % (
@@ -160,9 +161,10 @@ def client_answer(response: ResponseHead, accepted: Accepted, added: Pair | None
     """
     # An empty list of extensions grants nothing, but some clients choke on it.
     dropped = _FRAMING if accepted.deflate else _NO_EXTENSIONS
-    if response.connection != (b"upgrade",):
+    if response.connection != _UPGRADE:
         dropped |= _named(response.connection)
-    lines = [line for line, field in zip(response.lines, response.fields, strict=True) if field[0] not in dropped]
+    names = response.values if len(response.values) == len(response.lines) else map(_lower_of, response.fields)
+    lines = [line for name, line in zip(names, response.lines) if name not in dropped]  # noqa: B905 (of one size)
     if added is not None:
         lines.append(b"%b: %b" % added)
     return b"HTTP/1.1 101 %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%b\r\n\r\n" % (
@@ -179,7 +181,7 @@ def with_field(head: bytes, field: Pair) -> bytes:
 def _request_pairs(
     head: RequestHead, client: ClientFacts, set_headers: Sequence[Pair], dropped: frozenset[bytes]
 ) -> list[Pair]:
-    if head.connection != (b"upgrade",):
+    if head.connection != _UPGRADE:
         dropped |= _named(head.connection)
     ours = _forwarded(client)
     if set_headers:
@@ -212,7 +214,7 @@ class _Names(dict[bytes, bool]):
 
 
 _REMEMBERED_NAMES: Final = 1024
-_passes_with_upgrade = _Names().__getitem__
+_passes_with_upgrade = _Names()
 _lower_of: Callable[[Field], bytes] = itemgetter(0)
 
 
@@ -247,22 +249,46 @@ def _forwarded(client: ClientFacts) -> list[Pair]:
     """The router's own fields about a client (RFC 7239 4, 6); what is not known is left out."""
     if client.behind is not None:
         return _forwarded_behind(client, client.behind)
-    host = client.host
-    about = _about_host if len(host) <= SHORT else _about_host.__wrapped__
-    proto, hosts, told = about(client.scheme, host)
-    ip = client.ip.encode()
-    if not ip:
-        return [proto, *hosts, (b"Forwarded", b"for=unknown" + told)]
-    node = b'for="[%b]"' % ip if b":" in ip else b"for=" + ip
-    return [proto, (b"X-Forwarded-For", ip), *hosts, (b"Forwarded", node + told)]
+    ip, _, scheme, host, _ = client
+    pairs = [(b"X-Forwarded-Proto", scheme.encode())]
+    if ip:
+        pairs.append((b"X-Forwarded-For", ip.encode()))
+    if host:
+        pairs.append((b"X-Forwarded-Host", host.encode()))
+    pairs.append((b"Forwarded", (_node(ip) + _told(host, scheme)).encode()))
+    return pairs
 
 
-# A router serves few hosts.
-@functools.lru_cache(maxsize=256)
-def _about_host(scheme: str, host: str) -> tuple[Pair, tuple[Pair, ...], bytes]:
-    """What ``_forwarded`` says of a request, whoever sends it: two fields, and the end of the third."""
-    hosts = ((b"X-Forwarded-Host", host.encode()),) if host else ()
-    return (b"X-Forwarded-Proto", scheme.encode()), hosts, _told(host, scheme).encode()
+def _forwarded_lines(client: ClientFacts) -> bytes:
+    """``_forwarded`` as it is written, without the last CRLF."""
+    ip, _, scheme, host, behind = client
+    if behind is not None or not ip:
+        return b"\r\n".join(map(b": ".join, _forwarded(client)))
+    before, between, told = _about_hosts[scheme, host]
+    return f"{before}{ip}{between}{_node(ip)}{told}".encode()
+
+
+class _AboutHosts(dict[tuple[str, str], tuple[str, str, str]]):
+    """What ``_forwarded_lines`` writes for a scheme and a host around the client's address; a router serves few."""
+
+    def __missing__(self, key: tuple[str, str]) -> tuple[str, str, str]:
+        scheme, host = key
+        before = f"X-Forwarded-Proto: {scheme}\r\nX-Forwarded-For: "
+        between = f"\r\nX-Forwarded-Host: {host}\r\nForwarded: " if host else "\r\nForwarded: "
+        about = before, between, _told(host, scheme)
+        if len(host) <= SHORT:
+            if len(self) >= KEPT:
+                self.clear()
+            self[key] = about
+        return about
+
+
+_about_hosts = _AboutHosts()
+
+
+def _node(ip: str) -> str:
+    """How an element of Forwarded begins for a client with this address (RFC 7239 6); empty: for one without."""
+    return f'for="[{ip}]"' if ":" in ip else f"for={ip or 'unknown'}"
 
 
 def _forwarded_behind(client: ClientFacts, behind: Effective) -> list[Pair]:
@@ -284,9 +310,9 @@ def _forwarded_behind(client: ClientFacts, behind: Effective) -> list[Pair]:
         pairs.append((b"X-Forwarded-Host", host.encode()))
     if behind.port is not None:
         pairs.append((b"X-Forwarded-Port", b"%d" % behind.port))
-    elements = [f'for="[{ip}]"' if ":" in ip else f"for={ip}" for ip in chain]
+    elements = [_node(ip) for ip in chain]
     if not client.ip:
-        elements.append("for=unknown")
+        elements.append(_node(""))
     if behind.chain:
         elements[-1] += _told(client.host, client.scheme)
         elements[0] += _told(behind.host or "", behind.proto)

@@ -13,10 +13,9 @@ behind a value in place: they are taken off here.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import httptools
 
@@ -29,14 +28,22 @@ HEAD_LIMIT: Final = 16 * 1024
 FIELD_LIMIT: Final = 100
 #: The longest line in bytes, without its CRLF.
 LINE_LIMIT: Final = 8 * 1024
-#: Values up to this many bytes are remembered where clients are expected to send the same ones again.
+#: Values up to this many bytes are remembered where clients are expected to send the same ones again, and so many.
 SHORT: Final = 64
+KEPT: Final = 256
+
+_T = TypeVar("_T")
 
 #: Makes a named tuple of a tuple of all its values, in a third of the time that calling its class takes.
 new = tuple.__new__
 
 #: One field line: the name in lower case, the name as written, the value without the blanks around it.
 Field: TypeAlias = tuple[bytes, bytes, bytes]
+#: ``Head.fields``, ``Head.lines``, ``Head.values``.
+_Fields: TypeAlias = tuple[tuple[Field, ...], tuple[bytes, ...], dict[bytes, list[bytes]]]
+#: ``Head.content_length``, ``Head.chunked``.
+_Framing: TypeAlias = tuple[int | None, bool]
+_NO_BODY: Final[_Framing] = (None, False)
 
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?([A-Z][A-Z_-]{0,31}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])\r\n")
 _OTHER_VERSION: Final = re.compile(
@@ -52,29 +59,20 @@ class Head:
 
     __slots__ = ("chunked", "connection", "content_length", "fields", "lines", "minor", "values")
 
-    def __init__(
-        self,
-        minor: int,
-        fields: tuple[Field, ...],
-        lines: tuple[bytes, ...],
-        values: dict[bytes, list[bytes]],
-        connection: tuple[bytes, ...],
-        content_length: int | None,
-        chunked: bool,
-    ) -> None:
-        #: HTTP/1.minor: 0 or 1.
-        self.minor = minor
-        #: Every field line in the order it came.
-        self.fields = fields
-        #: The same lines as they may be sent on: ``Name: value``.
-        self.lines = lines
-        #: The values of each name in the order they came.
-        self.values = values
-        #: The tokens of Connection in lower case.
-        self.connection = connection
-        self.content_length = content_length
-        #: The body comes in the chunked coding.
-        self.chunked = chunked
+    # Each subclass sets them itself: CPython makes a store fast where it meets one class only.
+    #: HTTP/1.minor: 0 or 1.
+    minor: int
+    #: Every field line in the order it came.
+    fields: tuple[Field, ...]
+    #: The same lines as they may be sent on: ``Name: value``.
+    lines: tuple[bytes, ...]
+    #: The values of each name in the order they came.
+    values: dict[bytes, list[bytes]]
+    #: The tokens of Connection in lower case.
+    connection: tuple[bytes, ...]
+    content_length: int | None
+    #: The body comes in the chunked coding.
+    chunked: bool
 
     def all(self, name: bytes) -> list[bytes]:
         """Every value of a field; empty where it is absent."""
@@ -98,13 +96,23 @@ class RequestHead(Head):
 
     __slots__ = ("host", "method", "target", "upgrades")
 
-    method: str
-    #: The request target as it came; ``parse_target`` reads it.
-    target: bytes
-    #: The authority of an absolute-form target, else the Host field, as it came; empty only on HTTP/1.0.
-    host: str
-    #: The tokens of Upgrade in lower case; empty unless Connection names upgrade on HTTP/1.1 (RFC 9110 7.8).
-    upgrades: tuple[bytes, ...]
+    def __init__(
+        self, method: str, target: bytes, minor: int, parsed: _Fields, connection: tuple[bytes, ...], framing: _Framing
+    ) -> None:
+        self.minor = minor
+        self.fields, self.lines, self.values = parsed
+        self.connection = connection
+        self.content_length, self.chunked = framing
+        self.method = method
+        #: The request target as it came; ``parse_target`` reads it.
+        self.target = target
+        values = self.values
+        #: The authority of an absolute-form target, else the Host field, as it came; empty only on HTTP/1.0.
+        self.host = _host(minor, target, values.get(b"host"))
+        #: The tokens of Upgrade in lower case; empty unless Connection names upgrade on HTTP/1.1 (RFC 9110 7.8).
+        self.upgrades: tuple[bytes, ...] = (
+            tokens(values[b"upgrade"]) if minor and b"upgrade" in connection and b"upgrade" in values else ()
+        )
 
     @property
     def expects_continue(self) -> bool:
@@ -117,9 +125,22 @@ class ResponseHead(Head):
 
     __slots__ = ("reason", "status")
 
-    status: int
-    #: The reason phrase as it came, perhaps empty.
-    reason: bytes
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        minor: int,
+        parsed: _Fields,
+        connection: tuple[bytes, ...],
+        framing: _Framing,
+    ) -> None:
+        self.minor = minor
+        self.fields, self.lines, self.values = parsed
+        self.connection = connection
+        self.content_length, self.chunked = framing
+        self.status = status
+        #: The reason phrase as it came, perhaps empty.
+        self.reason = reason
 
 
 def cut_head(data: bytes | bytearray, start: int = 0) -> int | None:
@@ -130,6 +151,11 @@ def cut_head(data: bytes | bytearray, start: int = 0) -> int | None:
     9112 2.2). Raises HttpError: 414 for a request line over LINE_LIMIT, 431 for a head or another line
     over its limit, 400 for a lone CR or LF, which would never become a blank line.
     """
+    if not start:
+        # Nearly always: a short head that came at once. One with an empty line before it is found alike.
+        found = data.find(b"\r\n\r\n", 0, LINE_LIMIT)
+        if found > 0:
+            return found + 4
     skip = 2 if data.startswith(b"\r\n") else 0
     found = data.find(b"\r\n\r\n", max(start - 3, skip))
     size = found + 4 if found >= 0 else len(data)
@@ -182,16 +208,13 @@ def parse_request(raw: bytes) -> RequestHead:
         raise _request_line_error(raw)
     if len(raw) > LINE_LIMIT:
         _check_lines(raw, len(raw), whole=True)
-    fields, lines, values = _parse_fields(raw, line.end() - 2, httptools.HttpRequestParser, b"GET / HTTP/1.1")
+    parsed = _parse_fields(raw, line.end() - 2, httptools.HttpRequestParser, b"GET / HTTP/1.1")
+    values = parsed[2]
     method, target, digit = line.groups()
     minor = 1 if digit == b"1" else 0
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
-    length, chunked = _framing(minor, values)
-    host = _host(minor, target, values.get(b"host"))
-    upgrades = tokens(values[b"upgrade"]) if minor and b"upgrade" in connection and b"upgrade" in values else ()
-    head = RequestHead(minor, fields, lines, values, connection, length, chunked)
-    head.method, head.target, head.host, head.upgrades = method.decode("ascii"), target, host, upgrades
-    return head
+    framing = _framing(minor, values) if b"content-length" in values or b"transfer-encoding" in values else _NO_BODY
+    return RequestHead(method.decode("ascii"), target, minor, parsed, connection, framing)
 
 
 def parse_response(raw: bytes) -> ResponseHead:
@@ -208,28 +231,38 @@ def parse_response(raw: bytes) -> ResponseHead:
     try:
         if len(raw) > LINE_LIMIT:
             _check_lines(raw, len(raw), whole=True)
-        fields, lines, values = _parse_fields(raw, line.end() - 2, httptools.HttpResponseParser, b"HTTP/1.1 200 OK")
-        length, chunked = _framing(minor, values)
+        parsed = _parse_fields(raw, line.end() - 2, httptools.HttpResponseParser, b"HTTP/1.1 200 OK")
+        values = parsed[2]
+        framing = _framing(minor, values) if b"content-length" in values or b"transfer-encoding" in values else _NO_BODY
     except HttpError as error:
         raise BackendError(502, f"the backend's answer: {error.reason}") from None
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
-    head = ResponseHead(minor, fields, lines, values, connection, length, chunked)
-    head.status, head.reason = int(status), reason or b""
-    return head
+    return ResponseHead(int(status), reason or b"", minor, parsed, connection, framing)
 
 
 def tokens(values: Sequence[bytes]) -> tuple[bytes, ...]:
     """The members of a comma-separated field in lower case, empty ones left out (RFC 9110 5.6.1)."""
-    joined = values[0] if len(values) == 1 else b",".join(values)
-    return _split(joined) if len(joined) <= SHORT else _split.__wrapped__(joined)
+    return _tokens[values[0] if len(values) == 1 else b",".join(values)]
 
 
-# What clients send here is of a few kinds, and worth keeping while it is short.
-@functools.lru_cache(maxsize=256)
-def _split(joined: bytes) -> tuple[bytes, ...]:
-    if b"," not in joined:
-        return (joined.lower(),) if joined else ()
-    return tuple([member for part in joined.lower().split(b",") if (member := part.strip(b" \t"))])
+class _Tokens(dict[bytes, tuple[bytes, ...]]):
+    """The tokens of lists; what clients send here is of a few kinds, and worth keeping while it is short."""
+
+    def __missing__(self, joined: bytes) -> tuple[bytes, ...]:
+        found = tuple([member for part in joined.lower().split(b",") if (member := part.strip(b" \t"))])
+        _keep(self, joined, found)
+        return found
+
+
+def _keep(known: dict[bytes, _T], key: bytes, value: _T) -> None:
+    """Remember what was made of a short ``key``, in a dictionary that begins anew when it is full."""
+    if len(key) <= SHORT:
+        if len(known) >= KEPT:
+            known.clear()
+        known[key] = value
+
+
+_tokens = _Tokens()
 
 
 class _Collector:
@@ -246,7 +279,7 @@ def _parse_fields(
     start: int,
     parser: Callable[[_Collector], httptools.HttpParser],
     start_line: bytes,
-) -> tuple[tuple[Field, ...], tuple[bytes, ...], dict[bytes, list[bytes]]]:
+) -> _Fields:
     """The field lines of ``head``, which begin with the CRLF at ``start``, judged behind a start line of our own."""
     if not head.endswith(b"\r\n\r\n"):
         raise HttpError(400, "not one whole head")
@@ -255,7 +288,7 @@ def _parse_fields(
         return (), (), {}
     if len(lines) > FIELD_LIMIT:
         raise HttpError(431, f"more than {FIELD_LIMIT} header fields")
-    entries = list(map(_entry_of, lines))
+    entries = [_remembered[line] for line in lines]
     fields, pairs, forms = zip(*entries)  # noqa: B905 (entries are of one size)
     values = dict(pairs)
     if b"" in values:
@@ -306,7 +339,6 @@ class _Remembered(dict[bytes, _Entry]):
 
 
 _remembered = _Remembered()
-_entry_of = _remembered.__getitem__
 #: A token, a colon, one blank, visible ASCII: in exactly this shape there is nothing to judge about a line.
 _PLAIN_NAME: Final = re.compile(rb"[A-Za-z0-9-]+")
 #: How the names of lines that are never remembered were spelt, and the names in lower case.
@@ -360,8 +392,8 @@ def _judge(lines: list[bytes], parser: Callable[[_Collector], httptools.HttpPars
     return entries
 
 
-def _framing(minor: int, values: dict[bytes, list[bytes]]) -> tuple[int | None, bool]:
-    """Content-Length, and whether the body is chunked; llhttp has already refused both together and repeats."""
+def _framing(minor: int, values: dict[bytes, list[bytes]]) -> _Framing:
+    """How a head with one of the framing fields says that; llhttp has already refused both together and repeats."""
     if b"transfer-encoding" in values:
         codings = values[b"transfer-encoding"]
         if minor == 0:
@@ -369,8 +401,6 @@ def _framing(minor: int, values: dict[bytes, list[bytes]]) -> tuple[int | None, 
         if len(codings) != 1 or codings[0].lower() != b"chunked":
             raise HttpError(501, "a transfer coding other than chunked")
         return None, True
-    if b"content-length" not in values:
-        return None, False
     lengths = values[b"content-length"]
     if len(lengths) != 1 or _LENGTH.fullmatch(lengths[0]) is None:
         raise HttpError(400, "malformed Content-Length")
@@ -386,18 +416,24 @@ def _host(minor: int, target: bytes, hosts: list[bytes] | None) -> str:
     elif len(hosts) > 1:
         raise HttpError(400, "more than one Host")
     else:
-        host = _authority(hosts[0]) if len(hosts[0]) <= SHORT else _authority.__wrapped__(hosts[0])
-    if not target.startswith(b"/") and (named := authority_of(target)):
+        host = _authorities[hosts[0]]
+    if target[0] != 0x2F and (named := authority_of(target)):
         return named.decode("ascii")
     return host
 
 
-# A router serves few hosts.
-@functools.lru_cache(maxsize=256)
-def _authority(host: bytes) -> str:
-    if AUTHORITY.fullmatch(host) is None:
-        raise HttpError(400, "malformed Host")
-    return host.decode("ascii")
+class _Authorities(dict[bytes, str]):
+    """Host fields that were found well formed; a router serves few hosts."""
+
+    def __missing__(self, host: bytes) -> str:
+        if AUTHORITY.fullmatch(host) is None:
+            raise HttpError(400, "malformed Host")
+        authority = host.decode("ascii")
+        _keep(self, host, authority)
+        return authority
+
+
+_authorities = _Authorities()
 
 
 def _request_line_error(head: bytes) -> HttpError:

@@ -38,9 +38,8 @@ class Target(NamedTuple):
 
     def forward(self, path: str) -> bytes:
         """The target for a backend: ``path``, which may be shorter than our own by a prefix, with our query."""
-        if self.query is None:
-            return path.encode("ascii")
-        return b"%b?%b" % (path.encode("ascii"), self.query)
+        query = self.query
+        return path.encode("ascii") if query is None else b"%b?%b" % (path.encode("ascii"), query)
 
 
 def parse_target(target: bytes, method: str) -> Target:
@@ -56,9 +55,10 @@ def parse_target(target: bytes, method: str) -> Target:
     """
     simple = _SIMPLE.fullmatch(target)
     if simple is not None and method != "CONNECT":
-        path, query = simple.groups()
-        if b"/." not in path:
-            return tuple.__new__(Target, (path.decode("ascii"), query, None))
+        raw, query = simple.groups()
+        path = raw.decode("ascii")
+        if "/." not in path:
+            return tuple.__new__(Target, (path, query, None))
     return _parse_any(target, method)
 
 
