@@ -104,7 +104,7 @@ class PolicyPump(FramePump):
         self._stop_waiting()
         self._rest = b""
         # Methods of this pump hold it in a cycle.
-        self._walk = self._inner_walk = self.walker.walk
+        self._walk = self._inner_walk = None
         del self._owner
         super().dissolve()
 
@@ -123,7 +123,8 @@ class PolicyPump(FramePump):
 
     def _walk_to_insert(self, data: bytes | bytearray, count: int) -> int:
         walker = self.walker
-        passed = self._inner_walk(data, min(count, walker.skip))
+        some = min(count, walker.skip)
+        passed = walker.walk(data, some) if self._inner_walk is None else self._inner_walk(data, some)
         if not walker.skip:
             self._walk = self._inner_walk
             walker.event = True
@@ -149,7 +150,7 @@ class PolicyPump(FramePump):
                 return
             data = walker.held + rest
             end = len(data)
-            passed = self._walk(data, end)
+            passed = self._walked(data, end)
             if passed:
                 self._pass_on(memoryview(data)[:passed])
             if not walker.event:
@@ -180,7 +181,7 @@ class PolicyPump(FramePump):
         self._policy.relax()
         self._metered = None
         self._insert = b""
-        self._walk = self._inner_walk = self.walker.walk
+        self._walk = self._inner_walk = None
         if self.throttled or self._rest:
             # Not at once: what waits may hold a Close, and who calls is not done yet.
             self._stop_waiting()

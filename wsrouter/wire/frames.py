@@ -86,6 +86,12 @@ class FrameWalker:
     - ``violation``: what rule was broken, with the close code that says so;
     - ``event``: True once ``close`` or ``violation`` is set. The walker never reads it, so a caller who must stop for a
       reason of its own may set it, or set it back.
+
+    A pump does itself what ``walk`` does with one small message that comes alone, to spare the call. For it there are:
+
+    - ``kinds``: what a first byte means in the present state;
+    - ``small``: by the second byte, the sizes of frames that may pass without a further look when they come alone;
+    - ``record``: the size of the largest frame that was a whole message.
     """
 
     __slots__ = (
@@ -93,12 +99,9 @@ class FrameWalker:
         "_fragments",
         "_fresh",
         "_key",
-        "_kinds",
         "_largest",
         "_others",
-        "_record",
         "_sizes",
-        "_small",
         "_sum",
         "close",
         "control",
@@ -106,22 +109,23 @@ class FrameWalker:
         "event",
         "fragmented",
         "held",
+        "kinds",
         "messages",
+        "record",
         "skip",
+        "small",
         "violation",
     )
 
     def __init__(self, masked: bool, deflate: bool = False) -> None:
         self._deflate = deflate
         self._fresh = _FRESH_DEFLATE if deflate else _FRESH_PLAIN
-        self._kinds = self._fresh
+        self.kinds = self._fresh
         self._sizes = _SIZES_MASKED if masked else _SIZES_PLAIN
         self._key = 4 if masked else 0
         self._others = 0
-        #: The sizes of frames that may pass without a further look when they come alone.
-        self._small = self._sizes
-        #: The size of the largest frame that was a whole message.
-        self._record = 0
+        self.small = self._sizes
+        self.record = 0
         #: Payload of the largest message besides; fragments and payload of the one that comes in fragments.
         self._largest = 0
         self._fragments = 0
@@ -144,7 +148,7 @@ class FrameWalker:
     @property
     def largest(self) -> int:
         """Payload of the largest message so far, in bytes as they are on the wire: compressed, where that is agreed."""
-        return max(self._length(self._record), self._largest)
+        return max(self._length(self.record), self._largest)
 
     def walk(self, buf: bytes | bytearray | memoryview, end: int) -> int:
         """Return how many of the bytes ``buf[0:end]`` may be passed on now; never raises for what a peer sent.
@@ -162,10 +166,10 @@ class FrameWalker:
             self.held = b""
         if skip:
             self.skip = 0
-        elif end > 1 and self._kinds[buf[0]] == WHOLE and self._small[buf[1]] == end:
+        elif end > 1 and self.kinds[buf[0]] == WHOLE and self.small[buf[1]] == end:
             self.messages += 1
-            if end > self._record:
-                self._record = end
+            if end > self.record:
+                self.record = end
             return end
         return self._walk_frames(buf, skip, end)
 
@@ -175,9 +179,9 @@ class FrameWalker:
         header = 2 + self._key
         while pos < end:
             first = buf[pos]
-            kind = self._kinds[first]
+            kind = self.kinds[first]
             if kind == REFUSED:
-                return pos if self._kinds is _ENDED else self._refuse(pos, self._fault(first))
+                return pos if self.kinds is _ENDED else self._refuse(pos, self._fault(first))
             if end - pos < 2:
                 return self._hold(buf, pos, end)
             size = sizes[buf[pos + 1]]
@@ -195,7 +199,7 @@ class FrameWalker:
                     return pos
             elif end - pos < header:
                 return self._hold(buf, pos, end)
-            if kind == WHOLE and size <= self._record:
+            if kind == WHOLE and size <= self.record:
                 self.messages += 1
             elif not self._admit(pos, kind, size):
                 return pos
@@ -216,17 +220,17 @@ class FrameWalker:
         self.fragmented = kind != LAST
         if self.fragmented:
             self._others += 1
-            self._kinds = FRAGMENTED
+            self.kinds = FRAGMENTED
         else:
             self.messages += 1
-            self._kinds = self._fresh
+            self.kinds = self._fresh
             if self._sum > self._largest:
                 self._largest = self._sum
         return True
 
     def _grow(self, size: int) -> None:
         """A message in one frame of ``size`` bytes is the largest of its kind so far."""
-        self._record = size
+        self.record = size
 
     def _length(self, size: int) -> int:
         """The payload of a frame whose size is ``size`` (RFC 6455 5.2); 0 for no frame."""
@@ -303,7 +307,7 @@ class FrameWalker:
 
     def _end(self) -> None:
         self.event = True
-        self._kinds = _ENDED
+        self.kinds = _ENDED
 
     def _fault(self, first: int) -> str:
         """Say why a frame must not begin with this byte in the present state."""

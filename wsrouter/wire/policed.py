@@ -91,7 +91,7 @@ class PolicyWalker(FrameWalker):
         self._max_fragments = max_fragments
         #: The sizes that pass without a further look while nothing is rationed.
         self._harmless = self._sizes if max_message is None or max_message >= CONTROL_LIMIT else NO_SIZES
-        self._small = self._harmless
+        self.small = self._harmless
         self._pings = pings
         self._pong_size = 2 + self._key + TOKEN_SIZE + _NUMBER_SIZE
         #: How many more may begin; None for any number.
@@ -109,11 +109,11 @@ class PolicyWalker(FrameWalker):
         """Let no more than ``allowance`` messages, pings and pongs begin from now on; None for any number."""
         if allowance is not None and self._allowance is None:
             # Without a record, and without sizes, nothing is known to be harmless: every message comes to ``_admit``.
-            self._largest = max(self._largest, self._length(self._record))
-            self._record = 0
-            self._small = NO_SIZES
+            self._largest = max(self._largest, self._length(self.record))
+            self.record = 0
+            self.small = NO_SIZES
         elif allowance is None:
-            self._small = self._harmless
+            self.small = self._harmless
         self._allowance = allowance
 
     def refuse(self, reason: str, code: int) -> None:
