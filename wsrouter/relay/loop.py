@@ -225,19 +225,21 @@ class Relay:
         events = epoll.poll(rest, BATCH)
         if not events:
             return False
-        member_of = self.members.get
+        members = self.members
         alone = True
         self._in_batch = True
         try:
             for fd, event in events:
-                member = member_of(fd)
-                if member is None:
+                try:
+                    member = members[fd]
+                except KeyError:  # it left in this batch, or is the reactor's
                     if fd == self._reactor_fd:
                         alone = False
                     continue
                 try:
                     if event == EPOLLIN:
-                        member.read()
+                        read = member.read  # in two steps: CPython looks a method up, and this is an attribute
+                        read()
                     else:
                         member.ready(event)
                 except Exception:

@@ -39,8 +39,8 @@ class _Nowhere:
 
 _NOWHERE: Final = _Nowhere()
 
-#: The beginning of the read buffer in every length below this one, in bytes: to take one out of a list costs a tenth
-#: of making one.
+#: The beginning of the read buffer in every length below this one, in bytes, all sizes of ``FrameWalker.small``
+#: among them: to take one out of a list costs a tenth of making one.
 FEW: Final = 512
 VIEWS: Final = [VIEW[:size] for size in range(FEW)]
 
@@ -226,22 +226,26 @@ class FramePump(Pump):
         if walker.held:
             self._walk_bytes(walker.held + BUFFER[:count])
             return
-        if self._walk is not None:
-            end = self._walk(BUFFER, count)
-        elif not walker.skip and walker.small[BUFFER[1]] == count and walker.kinds[BUFFER[0]] == WHOLE:
-            # The second byte may be an old one, but there is no frame of one.
+        if (
+            not walker.skip
+            and walker.small[BUFFER[1]] == count  # if one byte came alone this is an old one, but no frame has one
+            and walker.kinds[BUFFER[0]] == WHOLE
+            and self._walk is None
+        ):
             walker.messages += 1
             if count > walker.record:
                 walker.record = count
             end = count
+            view = VIEWS[count]
         else:
-            end = walker.walk(BUFFER, count)
-        if count >= WORTH and (walker.skip >= WORTH or (not walker.skip and BUFFER[1] & 0x7F > 125)):
-            # Within a long frame, or behind one that came alone: another may follow.
-            self._splicing = self._may_splice()
+            end = walker.walk(BUFFER, count) if self._walk is None else self._walk(BUFFER, count)
+            view = VIEW[:end]
+            if count >= WORTH and (walker.skip >= WORTH or (not walker.skip and BUFFER[1] & 0x7F > 125)):
+                # Within a long frame, or behind one that came alone: another may follow.
+                self._splicing = self._may_splice()
         if end:
             try:
-                sent = self._output.send(VIEWS[end] if end < FEW else VIEW[:end])
+                sent = self._output.send(view)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
