@@ -15,7 +15,7 @@ from collections.abc import Callable
 from socket import MSG_MORE, SocketType
 from typing import Any, Final, Protocol, cast
 
-from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, VIEW, Coupled, Leg, Readable, Writable
+from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, FEW, VIEW, VIEWS, Coupled, Leg, Readable, Writable
 from wsrouter.relay.splice import UNABLE, WORTH, Conduit
 from wsrouter.wire.frames import HEADER_LIMIT, WHOLE, FrameWalker
 
@@ -38,11 +38,6 @@ class _Nowhere:
 
 
 _NOWHERE: Final = _Nowhere()
-
-#: The beginning of the read buffer in every length below this one, in bytes, all sizes of ``FrameWalker.small``
-#: among them: to take one out of a list costs a tenth of making one.
-FEW: Final = 512
-VIEWS: Final = [VIEW[:size] for size in range(FEW)]
 
 
 class Pump:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 
-from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, OPEN, VIEW, Coupled, Leg, Readable, Writable
+from wsrouter.relay.leg import BUFFER, BUFFER_SIZE, FEW, OPEN, VIEW, Coupled, Leg, Readable, Writable, views
 from wsrouter.relay.loop import Relay
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ RECORD_SIZE: Final = 16 * 1024
 _CIPHER_SIZE: Final = 33 * 1024
 _CIPHER: Final = bytearray(_CIPHER_SIZE)
 _CIPHER_VIEW: Final = memoryview(_CIPHER)
+_CIPHER_VIEWS: Final = views(_CIPHER_VIEW)
 #: What OpenSSL reads from, and what it writes to, for all legs.
 _INCOMING: Final = ssl.MemoryBIO()
 _OUTGOING: Final = ssl.MemoryBIO()
@@ -204,7 +205,7 @@ class TlsLeg(Leg):
             count = self.socket.recv_into(_CIPHER)
             if not count:
                 return 0
-            fresh: bytes | memoryview = _CIPHER_VIEW[:count]
+            fresh: bytes | memoryview = _CIPHER_VIEWS[count] if count < FEW else _CIPHER_VIEW[:count]
             more = count == _CIPHER_SIZE
         else:
             fresh, self._rest = self._rest, b""
@@ -308,7 +309,7 @@ class TlsLeg(Leg):
                 return
             protocol = self.protocol
             assert protocol is not None
-            protocol.dataReceived(bytes(VIEW[:count]))
+            protocol.dataReceived(VIEW[:count].tobytes())
             if not self._buffered:
                 return
 
