@@ -210,4 +210,4 @@ def test_lengths_without_number_fill_no_memory(clock):
     deadlines = Deadlines(clock)
     for number in range(10 * RECENT):
         deadlines.after(5 + number / 1000, lambda: None)
-    assert len(deadlines._recent) <= RECENT
+    assert len(deadlines.recent) <= RECENT

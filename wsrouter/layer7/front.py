@@ -186,7 +186,8 @@ class Front(LegProtocol):
                 if self._slice is None:
                     self._wait_for(self._listener.head_timeout)
                 return
-            self.stop_waiting()
+            if self._slice is not None:
+                self.stop_waiting()
             self._searched = 0
             if self._record.head is not None:
                 self._record.forget()
@@ -409,5 +410,6 @@ class Front(LegProtocol):
     def _leave(self) -> None:
         self._stage = OVER
         self._received = b""
-        self.stop_waiting()
+        if self._slice is not None:
+            self.stop_waiting()
         self._site.fronts.discard(self)

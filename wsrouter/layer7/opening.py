@@ -134,7 +134,8 @@ class Opening(LegProtocol):
         self._received = b""
         self.wait(self._site.relay.deadlines, self._pool.config.handshake_timeout)
         leg.attach(self)
-        leg.write(self._request.opening(self._asked, self._rules.fill(self._request)))
+        rules, request = self._rules, self._request
+        leg.write(request.opening(self._asked, rules.fill(request) if rules.templates else ()))
 
     def _failed(self, error: BackendError) -> None:
         self._attempt.settle()

@@ -40,7 +40,12 @@ class Waiter:
         """Wait ``seconds`` from now on, instead of whatever it has waited for."""
         if self._slice is not None:
             self._slice.discard(self)
-        self._slice = slice_ = deadlines.slice_of(seconds)
+        recent = deadlines.recent.get(seconds)
+        if recent is not None and recent[1] <= deadlines.seconds() < recent[2]:
+            slice_ = recent[0]
+        else:
+            slice_ = deadlines.slice_of(seconds)
+        self._slice = slice_
         slice_.add(self)
 
     @property
@@ -82,13 +87,14 @@ class Deadlines:
 
     def __init__(self, clock: IReactorTime, granularity: float = GRANULARITY) -> None:
         self._clock = clock
-        self._seconds = clock.seconds
+        #: The clock.
+        self.seconds: Callable[[], float] = clock.seconds
         self._granularity = granularity
         self._slices: dict[int, set[Waiter]] = {}
         self._order: list[int] = []
         #: For lengths of time that were asked for lately: the slice, and from when until when it is the right one. A
         #: clock that is set back is before that.
-        self._recent: dict[float, tuple[set[Waiter], float, float]] = {}
+        self.recent: dict[float, tuple[set[Waiter], float, float]] = {}
         self._call: IDelayedCall | None = None
         self._called_for = 0
 
@@ -99,11 +105,8 @@ class Deadlines:
         return deadline
 
     def slice_of(self, seconds: float) -> set[Waiter]:
-        """Those who wait for about ``seconds`` from now; see ``Waiter.wait``."""
-        now = self._seconds()
-        recent = self._recent.get(seconds)
-        if recent is not None and recent[1] <= now < recent[2]:
-            return recent[0]
+        """Those who wait for about ``seconds`` from now, who are in ``recent`` from now on; see ``Waiter.wait``."""
+        now = self.seconds()
         tick = int((now + seconds) / self._granularity) + 1
         if tick * self._granularity <= now + seconds:
             tick += 1  # the quotient was rounded down
@@ -114,15 +117,15 @@ class Deadlines:
             if self._call is None or tick < self._called_for:
                 self._schedule()
         if seconds >= 0:
-            if len(self._recent) >= RECENT:
-                self._recent.clear()
-            self._recent[seconds] = slice_, now, tick * self._granularity - seconds
+            if len(self.recent) >= RECENT:
+                self.recent.clear()
+            self.recent[seconds] = slice_, now, tick * self._granularity - seconds
         return slice_
 
     def stop(self) -> None:
         """Forget all deadlines."""
         self._slices.clear()
-        self._recent.clear()
+        self.recent.clear()
         self._order.clear()
         if self._call is not None:
             self._call.cancel()
@@ -142,7 +145,7 @@ class Deadlines:
 
     def _expire(self) -> None:
         now = self._clock.seconds()
-        self._recent.clear()  # no slice that is over may be asked for again
+        self.recent.clear()  # no slice that is over may be asked for again
         # As in ``_schedule``: a quotient may be rounded to another side than a product, and the call would never end.
         while self._order and self._order[0] * self._granularity <= now:
             due = self._slices.pop(heapq.heappop(self._order))

@@ -60,8 +60,9 @@ class Pump:
         self.failure: OSError | None = None
         #: The last read was a long one, and the next may do without reading.
         self._splicing = False
-        self._input: Readable = source.readable()
-        self._output: Writable = sink.writable()
+        # Both are sockets nearly always, and then without a call.
+        self._input: Readable = source.socket if type(source) is Leg else source.readable()
+        self._output: Writable = sink.socket if type(sink) is Leg else sink.writable()
 
     def run(self) -> None:
         """The source is readable."""
