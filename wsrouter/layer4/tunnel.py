@@ -7,6 +7,7 @@ into an orderly end, it would make cut-off data look whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from wsrouter.backends.attempt import Attempt
 from wsrouter.backends.pool import BackendPool
@@ -20,6 +21,9 @@ from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 from wsrouter.relay.pump import FramePump, Pump
 from wsrouter.relay.tls import reason_of
+
+CLIENT: Final = Who.CLIENT
+BACKEND: Final = Who.BACKEND
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,7 @@ class Tunnel:
 
     def _ended_by(self, leg: Leg, reason: str) -> None:
         if self._end is None:
-            self._end = End(Who.CLIENT if leg is self._client else Who.BACKEND, None, reason)
+            self._end = End(CLIENT if leg is self._client else BACKEND, None, reason)
 
     def _finished(self) -> None:
         if self._member is None:

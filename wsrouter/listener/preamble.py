@@ -76,6 +76,10 @@ HEADER: Final = Stage.HEADER
 VERDICT: Final = Stage.VERDICT
 COURTEOUS: Final = Stage.COURTEOUS
 OVER: Final = Stage.OVER
+# CPython 3.11 takes as long as for two calls to find a member of an enumeration by its name.
+MATCH_TLS: Final = Match.TLS
+MATCH_HTTP: Final = Match.HTTP
+MATCH_OPAQUE: Final = Match.OPAQUE
 
 
 class Preamble(LegProtocol):
@@ -236,13 +240,11 @@ class Preamble(LegProtocol):
 
     def _rule_for(self, verdict: Verdict) -> values.Tunnel | None:
         tunnels, name = self._door.tunnels, self._door.name
-        match verdict:
-            case Tls(sni, alpn):
-                return tunnels.choose(name, Match.TLS, sni, alpn)
-            case Http():
-                return tunnels.choose(name, Match.HTTP)
-            case Opaque(silent):
-                return tunnels.choose(name, Match.SILENCE if silent else Match.OPAQUE)
+        if isinstance(verdict, Tls):
+            return tunnels.choose(name, MATCH_TLS, verdict.sni, verdict.alpn)
+        if isinstance(verdict, Http):
+            return tunnels.choose(name, MATCH_HTTP)
+        return tunnels.choose(name, Match.SILENCE if verdict.silent else MATCH_OPAQUE)
 
     def _tunnel(self, rule: values.Tunnel, prefetch: bytes) -> None:
         door, connection = self._door, self._connection

@@ -428,13 +428,14 @@ class Leg(SocketFacts):
         return self._producer is not None and not self._streaming
 
     def _shutdown(self) -> None:
+        if self.eof:
+            # Closing says FIN as well.
+            self.lose(None)
+            return
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.lose(error)
-            return
-        if self.eof:
-            self.lose(None)
 
     # Reading.
 

@@ -18,6 +18,10 @@ _TARGET: Final = rb"[\x21-\x7e\x80-\xff]++"
 _LINE: Final = re.compile(_TOKEN + rb" " + _TARGET + rb" HTTP/1\.[0-9]\r\n")
 
 
+#: What a request line may begin with: a token, or an empty line before it.
+_FIRST: Final = frozenset(b"\r!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+
 def _any_beginning(pieces: list[bytes]) -> re.Pattern[bytes]:
     """Compile what matches any non-empty beginning of ``pieces`` in a row."""
     pattern = b""
@@ -41,6 +45,8 @@ def is_request_line(data: bytes | bytearray) -> bool | None:
     """
     if data.startswith(_KNOWN):
         return True
+    if data and data[0] not in _FIRST:
+        return False
     start = 0
     if data.startswith(b"\r"):
         if len(data) == 1:
