@@ -65,12 +65,16 @@ def unacknowledged(sock) -> int:
     return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
 
 
-def hung_up(running, client) -> bool:
-    """Whether the router's end of a client's connection has a hang-up to report."""
-    address = client.socket.getsockname()
+def leg_of(running, address) -> Leg:
+    """The router's end of the connection with the client at ``address``."""
     (leg,) = (leg for leg in list(running.service.relay.members.values()) if getattr(leg, "peername", None) == address)
+    return leg
+
+
+def hung_up(running, address) -> bool:
+    """Whether the router's end of the connection with the client at ``address`` has a hang-up to report."""
     poll = select.poll()
-    poll.register(leg.fd, 0)
+    poll.register(leg_of(running, address).fd, 0)
     return bool(poll.poll(0))
 
 
@@ -338,6 +342,23 @@ def test_a_reset_behind_a_half_close_is_passed_on(open_tunnel, first) -> None:
     except (ConnectionResetError, BrokenPipeError):
         return
     pytest.fail("nobody told of the reset")
+
+
+def test_a_reset_behind_a_half_close_is_passed_on_by_a_fin_too(open_tunnel) -> None:
+    """No bytes are left to send that would meet the reset, but some are on their way to a slow reader."""
+    running, client, peer = open_tunnel()
+    address = client.socket.getsockname()
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.send(bytes(150_000))
+    client.finish()
+    running.until(lambda: leg_of(running, address).eof)
+    client.reset()
+    running.until(lambda: hung_up(running, address))
+    peer.finish()
+    running.until(lambda: running.closed)
+    running.settle()
+    peer.recv_all()
+    assert peer.was_reset
 
 
 def test_idleness_ends_a_tunnel(open_tunnel) -> None:
@@ -683,7 +704,7 @@ def test_a_half_closed_tunnel_with_a_slow_reader_does_not_spin(open_tunnel, monk
     while unacknowledged(client.socket):
         read += len(peer.socket.recv(MEGABYTE // 16))
         running.settle()
-    assert hung_up(running, client)
+    assert hung_up(running, client.socket.getsockname())
     events = 0
     ready = Leg.ready
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from wsrouter.relay.leg import BUFFER_SIZE, Leg
+from wsrouter.relay.leg import BUFFER_SIZE, FEW, VIEWS, Leg
 from wsrouter.relay.pump import FramePump, Pump
 from wsrouter.wire.frames import FrameWalker
 
@@ -470,3 +470,9 @@ def test_a_tls_leg_that_is_closed_over_a_violation_drops_what_it_holds_and_linge
     left_peer.finish()
     rig.until(lambda: couple.lost)
     assert couple.lost == [(left, None)]
+
+
+def test_there_is_a_view_of_every_frame_that_comes_alone() -> None:
+    for masked in (True, False):
+        assert max(FrameWalker(masked).small) < FEW
+    assert all(len(view) == size for size, view in enumerate(VIEWS))

@@ -57,11 +57,11 @@ class Stage(enum.Enum):
     OVER = "over"
 
 
+# CPython 3.11 takes as long as for two calls to find a member of an enumeration by its name: constants are had at once.
 HEAD: Final = Stage.HEAD
 EXCHANGE: Final = Stage.EXCHANGE
 OPENING: Final = Stage.OPENING
 OVER: Final = Stage.OVER
-# CPython 3.11 takes as long as for two calls to find a member of an enumeration by its name.
 PLAIN_TOO: Final = Plain.YES
 HTTP_ONLY: Final = Accept.HTTP
 

@@ -72,11 +72,11 @@ class Stage(enum.Enum):
     OVER = "over"
 
 
+# CPython 3.11 takes as long as for two calls to find a member of an enumeration by its name: constants are had at once.
 HEADER: Final = Stage.HEADER
 VERDICT: Final = Stage.VERDICT
 COURTEOUS: Final = Stage.COURTEOUS
 OVER: Final = Stage.OVER
-# CPython 3.11 takes as long as for two calls to find a member of an enumeration by its name.
 MATCH_TLS: Final = Match.TLS
 MATCH_HTTP: Final = Match.HTTP
 MATCH_OPAQUE: Final = Match.OPAQUE

@@ -105,7 +105,7 @@ class Deadlines:
         return deadline
 
     def slice_of(self, seconds: float) -> set[Waiter]:
-        """Those who wait for about ``seconds`` from now, who are in ``recent`` from now on; see ``Waiter.wait``."""
+        """Those who wait for about ``seconds`` from now; ``Waiter.wait`` looks into ``recent`` first."""
         now = self.seconds()
         tick = int((now + seconds) / self._granularity) + 1
         if tick * self._granularity <= now + seconds:

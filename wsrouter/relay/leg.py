@@ -174,7 +174,7 @@ class Leg(SocketFacts):
 
     def attach(self, protocol: IProtocol, prefetch: bytes = b"") -> None:
         """Give the connection's bytes to ``protocol`` from now on, ``prefetch`` first."""
-        if self.protocol is None:
+        if self.protocol is None:  # else it reads for a protocol already
             self.read = self._read_for_protocol
         self.protocol = protocol
         # Before the protocol has its say: it may pause.
@@ -428,14 +428,14 @@ class Leg(SocketFacts):
         return self._producer is not None and not self._streaming
 
     def _shutdown(self) -> None:
-        if self.eof:
-            # Closing says FIN as well.
-            self.lose(None)
-            return
+        # Needed before a close, too: only this tells of a reset that has come behind the peer's FIN.
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.lose(error)
+            return
+        if self.eof:
+            self.lose(None)
 
     # Reading.
 
@@ -584,4 +584,4 @@ classImplements(Leg, ITCPTransport, IConsumer, IPushProducer)
 
 
 def _nothing() -> None:
-    """What a closed leg does when it is asked to read."""
+    """What a leg does that is asked to read before it was attached to anything, or after its end."""

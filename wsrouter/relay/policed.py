@@ -54,7 +54,7 @@ class PolicyPump(FramePump):
         self._metered = None if meter is None else MeteredWalk(walker, meter, source.relay.seconds)
         if self._metered is not None:
             self._walk = self._metered.walk
-        #: The walk to go back to behind a frame that ``_insert`` waits for.
+        #: The walk to go back to behind a frame that ``_insert`` waits for; None for the walker's own, as in ``_walk``.
         self._inner_walk = self._walk
         self._insert = b""
         #: What was read and has to wait for tokens, and what wakes it up.

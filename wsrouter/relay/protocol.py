@@ -28,7 +28,7 @@ class LegProtocol(Waiter):
         self.transport = transport
 
     def connectionMade(self) -> None:
-        """Part of the interface, and never called: one call less for each protocol of each session."""
+        """Part of the interface, but never called, to spare the call: replace ``makeConnection``."""
 
     def dataReceived(self, data: bytes) -> None:
         """What was read; it never comes empty."""

@@ -25,7 +25,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from wsrouter.policy.forwarded import Effective, effective
 from wsrouter.policy.networks import Networks, believed
-from wsrouter.wire.head import KEPT, SHORT, Field, RequestHead, ResponseHead, tokens
+from wsrouter.wire.head import Field, RequestHead, ResponseHead, keep, tokens
 from wsrouter.wire.opening import Accepted, Upgrade
 
 #: A field as it is written: name and value.
@@ -206,10 +206,7 @@ class _Names(dict[bytes, bool]):
 
     def __missing__(self, lower: bytes) -> bool:
         passes = not _is_spoofed(lower, _NOT_WITH_UPGRADE)
-        if len(lower) <= SHORT:
-            if len(self) >= _REMEMBERED_NAMES:
-                self.clear()
-            self[lower] = passes
+        keep(self, lower, passes, len(lower), _REMEMBERED_NAMES)
         return passes
 
 
@@ -276,10 +273,7 @@ class _AboutHosts(dict[tuple[str, str], tuple[str, str, str]]):
         before = f"X-Forwarded-Proto: {scheme}\r\nX-Forwarded-For: "
         between = f"\r\nX-Forwarded-Host: {host}\r\nForwarded: " if host else "\r\nForwarded: "
         about = before, between, _told(host, scheme)
-        if len(host) <= SHORT:
-            if len(self) >= KEPT:
-                self.clear()
-            self[key] = about
+        keep(self, key, about, len(host))
         return about
 
 

@@ -1,14 +1,15 @@
 """Walks the frames of one direction of a relayed session without touching their payload (RFC 6455 5).
 
-Every read of every relayed session passes here, and nearly every read is one small message in one frame. So ``walk``
-asks for exactly that first: two table lookups and one comparison. Only what is not that goes to ``_walk_frames``.
+Nearly every read of a relayed session is one small message in one frame. Two table lookups and one comparison tell: a
+pump asks for exactly that itself, to spare a call, and ``walk`` asks it first. Only what is not that goes to
+``_walk_frames``.
 
 What a first byte means depends on the state (a message may begin, or must go on). Each state is a table of 256 kinds,
 and a change of state is a change of table: there is no condition left to test for each frame. The end, after a Close
 or a violation, is a state like the others, in which every byte is refused.
 
 A second table, one for each direction, gives a frame's whole size for its second byte, where that byte alone tells it.
-``walk`` asks a table of its own, which may know fewer: a limit takes sizes out of it, and what is too large, or is to
+They ask a table of their own, which may know fewer: a limit takes sizes out of it, and what is too large, or is to
 be counted first, is seen without a comparison for each of the others.
 """
 
@@ -73,7 +74,7 @@ class FrameWalker:
     may be (RFC 6455 5.1). ``deflate`` says that permessage-deflate was negotiated: RSV1 may then be set on the first
     frame of a data message, and only there (RFC 7692 6).
 
-    Readable at any time, and but for ``event`` written by nobody else:
+    Readable at any time, and written by nobody else, but for ``event`` and what a pump does in ``walk``'s place:
 
     - ``messages``: data messages, counted when the whole header of their final frame is here;
     - ``control``: pings and pongs, counted when they are whole;
@@ -87,7 +88,7 @@ class FrameWalker:
     - ``event``: True once ``close`` or ``violation`` is set. The walker never reads it, so a caller who must stop for a
       reason of its own may set it, or set it back.
 
-    A pump does itself what ``walk`` does with one small message that comes alone, to spare the call. For it there are:
+    For a pump that takes one small message which has come alone, as ``walk`` would:
 
     - ``kinds``: what a first byte means in the present state;
     - ``small``: by the second byte, the sizes of frames that may pass without a further look when they come alone;

@@ -28,10 +28,12 @@ HEAD_LIMIT: Final = 16 * 1024
 FIELD_LIMIT: Final = 100
 #: The longest line in bytes, without its CRLF.
 LINE_LIMIT: Final = 8 * 1024
-#: Values up to this many bytes are remembered where clients are expected to send the same ones again, and so many.
+#: Values up to this many bytes are remembered where clients are expected to send the same ones again.
 SHORT: Final = 64
-KEPT: Final = 256
+#: And so many of one kind.
+REMEMBERED: Final = 256
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 #: Makes a named tuple of a tuple of all its values, in a third of the time that calling its class takes.
@@ -97,7 +99,14 @@ class RequestHead(Head):
     __slots__ = ("host", "method", "target", "upgrades")
 
     def __init__(
-        self, method: str, target: bytes, minor: int, parsed: _Fields, connection: tuple[bytes, ...], framing: _Framing
+        self,
+        method: str,
+        target: bytes,
+        minor: int,
+        host: str,
+        parsed: _Fields,
+        connection: tuple[bytes, ...],
+        framing: _Framing,
     ) -> None:
         self.minor = minor
         self.fields, self.lines, self.values = parsed
@@ -106,9 +115,9 @@ class RequestHead(Head):
         self.method = method
         #: The request target as it came; ``parse_target`` reads it.
         self.target = target
-        values = self.values
         #: The authority of an absolute-form target, else the Host field, as it came; empty only on HTTP/1.0.
-        self.host = _host(minor, target, values.get(b"host"))
+        self.host = host
+        values = self.values
         #: The tokens of Upgrade in lower case; empty unless Connection names upgrade on HTTP/1.1 (RFC 9110 7.8).
         self.upgrades: tuple[bytes, ...] = (
             tokens(values[b"upgrade"]) if minor and b"upgrade" in connection and b"upgrade" in values else ()
@@ -214,7 +223,8 @@ def parse_request(raw: bytes) -> RequestHead:
     minor = 1 if digit == b"1" else 0
     connection = tokens(values[b"connection"]) if b"connection" in values else ()
     framing = _framing(minor, values) if b"content-length" in values or b"transfer-encoding" in values else _NO_BODY
-    return RequestHead(method.decode("ascii"), target, minor, parsed, connection, framing)
+    host = _host(minor, target, values.get(b"host"))
+    return RequestHead(method.decode("ascii"), target, minor, host, parsed, connection, framing)
 
 
 def parse_response(raw: bytes) -> ResponseHead:
@@ -250,14 +260,14 @@ class _Tokens(dict[bytes, tuple[bytes, ...]]):
 
     def __missing__(self, joined: bytes) -> tuple[bytes, ...]:
         found = tuple([member for part in joined.lower().split(b",") if (member := part.strip(b" \t"))])
-        _keep(self, joined, found)
+        keep(self, joined, found, len(joined))
         return found
 
 
-def _keep(known: dict[bytes, _T], key: bytes, value: _T) -> None:
-    """Remember what was made of a short ``key``, in a dictionary that begins anew when it is full."""
-    if len(key) <= SHORT:
-        if len(known) >= KEPT:
+def keep(known: dict[_K, _T], key: _K, value: _T, size: int, most: int = REMEMBERED) -> None:
+    """Remember what was made of ``key`` if its ``size`` is SHORT, in a dictionary that begins anew when it is full."""
+    if size <= SHORT:
+        if len(known) >= most:
             known.clear()
         known[key] = value
 
@@ -429,7 +439,7 @@ class _Authorities(dict[bytes, str]):
         if AUTHORITY.fullmatch(host) is None:
             raise HttpError(400, "malformed Host")
         authority = host.decode("ascii")
-        _keep(self, host, authority)
+        keep(self, host, authority, len(host))
         return authority
 
 
