@@ -223,10 +223,10 @@ class FramePump(Pump):
             self._walk_bytes(walker.held + BUFFER[:count])
             return
         if (
-            not walker.skip
+            self._walk is None
+            and not walker.skip
             and walker.small[BUFFER[1]] == count  # if one byte came alone this is an old one, but no frame has one
             and walker.kinds[BUFFER[0]] == WHOLE
-            and self._walk is None
         ):
             walker.messages += 1
             if count > walker.record:
@@ -235,7 +235,7 @@ class FramePump(Pump):
             view = VIEWS[count]
         else:
             end = walker.walk(BUFFER, count) if self._walk is None else self._walk(BUFFER, count)
-            view = VIEW[:end]
+            view = VIEWS[end] if end < FEW else VIEW[:end]
             if count >= WORTH and (walker.skip >= WORTH or (not walker.skip and BUFFER[1] & 0x7F > 125)):
                 # Within a long frame, or behind one that came alone: another may follow.
                 self._splicing = self._may_splice()
