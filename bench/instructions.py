@@ -8,7 +8,6 @@ The stand-ins' own instructions are among those that are told, the same for all 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -17,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import options
-from bench.contenders import COMPILED, ROOT
+from bench.contenders import COMPILED, CONTENDERS, ROOT
 from bench.generator import BenchError
 from bench.report import as_markdown
 from bench.setups import Tools
 
 DRY = Path(__file__).parent / "programs" / "dry.py"
 SESSIONS = 32
-"""As many are served together in each round of dry.py."""
+"""As many are served together in each round."""
 FEW, MANY = 10, 40
 """Rounds of a run; what they have in common, the start above all, falls out of the difference."""
 WHAT = {"roundtrip": "round trip", "opened": "opened session"}
@@ -33,7 +32,7 @@ WHAT = {"roundtrip": "round trip", "opened": "opened session"}
 def start(tools: Tools, checkout: Path, what: str, rounds: int) -> subprocess.Popen[str]:
     """Begin to count the instructions of so many rounds."""
     valgrind = [tools.find("valgrind"), "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    words = [*valgrind, str(tools.python), "-P", str(DRY), what, str(rounds)]
+    words = [*valgrind, str(tools.python), "-P", str(DRY), what, str(rounds), str(SESSIONS)]
     # Hashes have to fall alike in all runs.
     environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -72,19 +71,14 @@ def table(counts: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Count, and print a table; 2 when nothing can be counted."""
     first = (__doc__ or "").partition("\n\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=first)
-    parser.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier checkout of the router")
-    parser.add_argument("--compiled", action="store_true", help="what make compiled has built, too")
-    parser.add_argument("--tool", type=options.tool, action="append", default=[], metavar="NAME=PATH", help="valgrind")
-    asked = parser.parse_args(argv)
+    asked = options.looking("python -m bench.instructions", first).parse_args(argv)
     tools = Tools(Path(sys.executable), dict(asked.tool))
-    if not tools.find("valgrind"):
-        print("bench: valgrind is needed (Debian: valgrind; --tool valgrind=PATH names it)", file=sys.stderr)
+    if not options.is_there(tools, "valgrind", "valgrind"):
         return 2
     checkouts = {"wsrouter": ROOT}
     if asked.before:
-        checkouts = {"wsrouter-before": asked.before.resolve(), **checkouts}
-    if asked.compiled:
+        checkouts = {"wsrouter-before": asked.before, **checkouts}
+    if any(one.name == "wsrouter-compiled" and not one.missing(tools) for one in CONTENDERS):
         checkouts["wsrouter-compiled"] = COMPILED
     try:
         counts = {name: {what: count(tools, path, what) for what in WHAT} for name, path in checkouts.items()}

@@ -187,6 +187,31 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(_number(int)(part)) for part in text.split(",")}))
 
 
+def looking(prog: str, about: str) -> argparse.ArgumentParser:
+    """What tools take that look at the router beside the benchmark: ``before`` and ``tool``."""
+    parser = argparse.ArgumentParser(prog=prog, description=about)
+    parser.add_argument("--before", type=_checkout, metavar="FOLDER", help="an earlier checkout of the router")
+    parser.add_argument(
+        "--tool", type=tool, action="append", default=[], metavar="NAME=PATH", help="a program they run"
+    )
+    return parser
+
+
+def is_there(tools: Tools, program: str, package: str) -> bool:
+    """Whether ``program`` can be run; else it is said where it comes from."""
+    if tools.find(program):
+        return True
+    print(f"bench: {program} is needed (Debian: {package}; --tool {program}=PATH names it)", file=sys.stderr)
+    return False
+
+
+def _checkout(value: str) -> Path:
+    # Anywhere else Python would find the router that is installed, and that would be measured.
+    if not (Path(value) / "wsrouter" / "tap.py").exists():
+        raise argparse.ArgumentTypeError(f"{value} holds no checkout of the router")
+    return Path(value).resolve()
+
+
 def tool(text: str) -> tuple[str, str]:
     """``NAME=PATH`` of the command line: where a program is."""
     name, equals, path = text.partition("=")

@@ -7,7 +7,6 @@ process for each unit of work. With py-spy (PyPI) the interpreter's part is told
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -159,14 +158,11 @@ def table(looks: Mapping[str, Look]) -> list[list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Look, and print a page of Markdown; 2 when nothing can be looked at."""
-    parser = argparse.ArgumentParser(prog="python -m bench.where", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier checkout of the router")
+    parser = options.looking("python -m bench.where", (__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each look takes (3)")
-    parser.add_argument("--tool", type=options.tool, action="append", default=[], metavar="NAME=PATH", help="perf, ...")
     asked = parser.parse_args(argv)
     tools = Tools(Path(sys.executable), dict(asked.tool))
-    if not tools.find("perf"):
-        print("bench: perf is needed (Debian: linux-perf; --tool perf=PATH names it)", file=sys.stderr)
+    if not options.is_there(tools, "perf", "linux-perf"):
         return 2
     cpus = sorted(os.sched_getaffinity(0))
     settings = Settings(tools, cpus[min(1, len(cpus) - 1)], cpus[0], sizes=(125,), rate_seconds=asked.seconds)
@@ -175,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     contenders = [one for one in CONTENDERS if one.name in ("nginx", "wsrouter", "wsrouter-compiled")]
     contenders = [one for one in contenders if not one.missing(tools)]
     if asked.before:
-        contenders.insert(1, earlier(asked.before.resolve()))
+        contenders.insert(1, earlier(asked.before))
     for what, (mode, works) in PATHS.items():
         for work in works:
             looks: dict[str, Look] = {}

@@ -1,4 +1,4 @@
-"""The router's own code for relay sessions, over sockets and an epoll object that are none: ``dry.py WHAT ROUNDS``.
+"""The router's own code for relay sessions, over sockets that are none: ``dry.py WHAT ROUNDS SESSIONS``.
 
 ``WHAT`` is ``opened`` (in each round SESSIONS sessions open, pass one message each way, and close) or ``roundtrip`` (in
 each round SESSIONS open sessions pass one message each way). The service is a whole one; what stands in for the kernel
@@ -24,8 +24,8 @@ from wsrouter.backends import dial
 from wsrouter.relay import acceptor
 from wsrouter.relay.loop import EPOLLIN
 from wsrouter.tap import Options, makeService
+from wsrouter.wire.opening import accept_for
 
-SESSIONS = 32
 CONFIGURATION = """
 [router]
 access_log = off
@@ -37,7 +37,6 @@ pool = app
 [pool app]
 backends = 127.0.0.1:1
 """
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY = b"abcd"
 
 
@@ -56,13 +55,12 @@ CLIENT_CLOSE, BACKEND_CLOSE = frame(8, CODE, KEY), frame(8, CODE)
 def heads(number: int) -> tuple[bytes, bytes]:
     """An opening handshake, as many clients write it, and its answer."""
     key = base64.b64encode(hashlib.md5(b"%d" % number).digest())
-    accept = base64.b64encode(hashlib.sha1(key + GUID).digest())
     upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"Sec-WebSocket-Version: 13\r\n"
     answer = b"HTTP/1.1 101 Switching Protocols\r\n" + upgrade
     return (
         request + b"Sec-WebSocket-Key: " + key + b"\r\n\r\n",
-        answer + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n",
+        answer + b"Sec-WebSocket-Accept: " + accept_for(key) + b"\r\n\r\n",
     )
 
 
@@ -147,7 +145,8 @@ class Epoll:
 class Scene:
     """A service whose relay has no kernel below it."""
 
-    def __init__(self, service: Any) -> None:
+    def __init__(self, service: Any, sessions: int) -> None:
+        self.sessions = sessions
         self.relay = relay = service.relay
         self.registry = service.registry
         (self.acceptor,) = (one for one in relay.members.values() if isinstance(one, acceptor.Acceptor))
@@ -165,10 +164,10 @@ class Scene:
         self.relay._serve(0)
 
     def opened(self) -> tuple[list[Any], list[Any]]:
-        """The legs of clients and of backends of SESSIONS sessions that are open now."""
+        """The legs of clients and of backends of as many sessions, open now."""
         members = self.relay.members
         before = set(members)
-        self.listening.waiting = SESSIONS
+        self.listening.waiting = self.sessions
         self.serve((self.acceptor, None))
         clients = [members[fd] for fd in list(members) if fd not in before]
         said = [heads(number) for number in range(len(clients))]
@@ -176,8 +175,8 @@ class Scene:
         backends = [members[socket.fd] for socket in Socket.dialled]
         Socket.dialled.clear()
         self.serve(*[(leg, answer) for leg, (_, answer) in zip(backends, said, strict=True)])
-        if len(self.registry.entries) != SESSIONS:
-            raise SystemExit(f"{len(self.registry.entries)} sessions are open instead of {SESSIONS}")
+        if len(self.registry.entries) != self.sessions:
+            raise RuntimeError(f"{len(self.registry.entries)} sessions are open instead of {self.sessions}")
         return clients, backends
 
     def pass_messages(self, clients: list[Any], backends: list[Any]) -> None:
@@ -192,7 +191,7 @@ class Scene:
         for _ in range(2):
             self.serve(*[(leg, b"") for leg in (*backends, *clients)])
         if self.registry.entries:
-            raise SystemExit(f"{len(self.registry.entries)} sessions did not end")
+            raise RuntimeError(f"{len(self.registry.entries)} sessions did not end")
 
 
 def rounds(scene: Scene, what: str) -> Iterator[None]:
@@ -209,7 +208,7 @@ def rounds(scene: Scene, what: str) -> Iterator[None]:
         yield
 
 
-def main(what: str, count: int) -> None:
+def main(what: str, count: int, sessions: int) -> None:
     """Run the service, and the rounds as soon as it listens; then the process ends at once."""
     reactor: Any = installed
     with tempfile.TemporaryDirectory(prefix="wsrouter-dry-") as folder:
@@ -226,7 +225,7 @@ def main(what: str, count: int) -> None:
         nonlocal status
         try:
             acceptor.SocketType = dial.SocketType = Socket  # type: ignore[misc,assignment]
-            dry = rounds(Scene(service), what)
+            dry = rounds(Scene(service, sessions), what)
             for _ in range(count):
                 next(dry)
             status = 0
@@ -240,4 +239,4 @@ def main(what: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

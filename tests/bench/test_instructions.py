@@ -8,14 +8,21 @@ import sys
 import pytest
 
 from bench.generator import BenchError
-from bench.instructions import DRY, ROOT, WHAT, collected, table
+from bench.instructions import DRY, ROOT, WHAT, collected, main, table
 
 
 @pytest.mark.parametrize("what", WHAT)
 def test_a_dry_run_opens_and_ends_sessions(what, tmp_path) -> None:
     """It fails by itself when sessions do not open or do not end."""
-    words = [sys.executable, "-P", str(DRY), what, "2"]
-    subprocess.run(words, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path, timeout=60, check=True)
+    words = [sys.executable, "-P", str(DRY), what, "2", "4"]
+    done = subprocess.run(words, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_a_folder_without_a_router_is_no_checkout(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--before", str(tmp_path)])
+    assert "holds no checkout of the router" in capsys.readouterr().err
 
 
 def test_what_callgrind_says() -> None:

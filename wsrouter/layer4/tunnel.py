@@ -7,7 +7,6 @@ into an orderly end, it would make cut-off data look whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from wsrouter.backends.attempt import Attempt
 from wsrouter.backends.pool import BackendPool
@@ -15,15 +14,12 @@ from wsrouter.config import values
 from wsrouter.errors import BackendError
 from wsrouter.live.connection import Connection
 from wsrouter.live.idle import IdleSweeper
-from wsrouter.live.registry import Counts, End, Facts, Kind, Refusal, Registry, Who
+from wsrouter.live.registry import BACKEND, CLIENT, Counts, End, Facts, Kind, Refusal, Registry, Who
 from wsrouter.policy.members import Member
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.loop import Relay
 from wsrouter.relay.pump import FramePump, Pump
 from wsrouter.relay.tls import reason_of
-
-CLIENT: Final = Who.CLIENT
-BACKEND: Final = Who.BACKEND
 
 
 @dataclass(frozen=True, slots=True)

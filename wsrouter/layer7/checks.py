@@ -5,6 +5,8 @@ Each check raises HttpError for a request that may not.
 
 from __future__ import annotations
 
+from typing import Final
+
 from wsrouter.config.values import Plain
 from wsrouter.errors import HttpError
 from wsrouter.layer7.site import Request, Site, scheme_of
@@ -16,6 +18,9 @@ from wsrouter.wire.answer import RETRY_AFTER
 from wsrouter.wire.head import RequestHead
 from wsrouter.wire.target import Target
 
+#: At hand for every request; see ``live.registry``.
+PLAIN_TOO: Final = Plain.YES
+
 
 def check_scheme(
     plain: Plain, connection: Connection, behind: Effective | None, head: RequestHead, target: Target, upgrade: bool
@@ -25,7 +30,7 @@ def check_scheme(
     ``no`` goes by the connection itself. ``redirect`` goes by what the client uses: who came by https to a trusted
     proxy that ends TLS would be redirected for ever.
     """
-    if plain is Plain.YES:
+    if plain is PLAIN_TOO:
         return
     if plain is Plain.NO:
         if not connection.secure:

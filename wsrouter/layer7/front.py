@@ -57,12 +57,11 @@ class Stage(enum.Enum):
     OVER = "over"
 
 
-# CPython 3.11 takes as long as for two calls to find a member of an enumeration by its name: constants are had at once.
+#: Members of enumerations at hand; see ``live.registry``.
 HEAD: Final = Stage.HEAD
 EXCHANGE: Final = Stage.EXCHANGE
 OPENING: Final = Stage.OPENING
 OVER: Final = Stage.OVER
-PLAIN_TOO: Final = Plain.YES
 HTTP_ONLY: Final = Accept.HTTP
 
 
@@ -186,8 +185,7 @@ class Front(LegProtocol):
                 if self._slice is None:
                     self._wait_for(self._listener.head_timeout)
                 return
-            if self._slice is not None:
-                self.stop_waiting()
+            self.stop_waiting()
             self._searched = 0
             if self._record.head is not None:
                 self._record.forget()
@@ -208,8 +206,7 @@ class Front(LegProtocol):
             self._tell_state(head)
             return
         upgrade = check_upgrade(head) if wants_websocket(head) else None
-        if self._listener.plain is not PLAIN_TOO:
-            check_scheme(self._listener.plain, connection, behind, head, target, upgrade is not None)
+        check_scheme(self._listener.plain, connection, behind, head, target, upgrade is not None)
         host = host_name(head.host)
         if connection.secure and self._store is not None and not self._store.allows_host(connection.sni, host):
             raise HttpError(421, "this name is not served on a connection made for another")
@@ -410,6 +407,5 @@ class Front(LegProtocol):
     def _leave(self) -> None:
         self._stage = OVER
         self._received = b""
-        if self._slice is not None:
-            self.stop_waiting()
+        self.stop_waiting()
         self._site.fronts.discard(self)

@@ -26,7 +26,7 @@ from wsrouter.layer7.joining import Asked
 from wsrouter.layer7.message_session import MessageSession
 from wsrouter.layer7.session import RelaySession
 from wsrouter.layer7.site import Request, Site, client_label
-from wsrouter.live.registry import Facts, Kind
+from wsrouter.live.registry import SESSION, Facts
 from wsrouter.policy.members import Member
 from wsrouter.relay.leg import Leg
 from wsrouter.relay.protocol import LegProtocol
@@ -34,8 +34,6 @@ from wsrouter.wire.body import ChunkedBody, LengthBody
 from wsrouter.wire.forwarding import client_answer, response_fields
 from wsrouter.wire.head import ResponseHead, final_response, new
 from wsrouter.wire.opening import Accepted, Upgrade, check_refusal, granted_to_us, verify_answer
-
-SESSION: Final = Kind.SESSION
 
 #: The longest pause within the body of a backend's refusal, in seconds.
 REFUSAL_SILENCE: Final = 60.0
@@ -134,8 +132,7 @@ class Opening(LegProtocol):
         self._received = b""
         self.wait(self._site.relay.deadlines, self._pool.config.handshake_timeout)
         leg.attach(self)
-        rules, request = self._rules, self._request
-        leg.write(request.opening(self._asked, rules.fill(request) if rules.templates else ()))
+        leg.write(self._request.opening(self._asked, self._rules.fill(self._request)))
 
     def _failed(self, error: BackendError) -> None:
         self._attempt.settle()
@@ -213,7 +210,7 @@ class Opening(LegProtocol):
             Facts,
             (
                 SESSION,
-                connection.ip if behind is None else behind.ip,
+                request.client_ip,
                 client_label(connection, behind),
                 connection.listener,
                 route.name,
@@ -224,7 +221,7 @@ class Opening(LegProtocol):
                 site.path_for_log(target),
                 subprotocol or "",
                 connection.sni or "",
-                attempt.story() if attempt.tried else "",
+                attempt.story(),
             ),
         )
         client, number, messages = self._client, connection.number, self._messages

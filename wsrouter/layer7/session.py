@@ -21,7 +21,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from typing import Final
 
 from wsrouter.backends.pool import BackendPool
 from wsrouter.config import values
@@ -29,7 +28,7 @@ from wsrouter.config.values import IdleCounts
 from wsrouter.layer7.keepalive import KeepAlive, keepers_for
 from wsrouter.layer7.pumps import pumps_for
 from wsrouter.layer7.site import Site
-from wsrouter.live.registry import Counts, End, Facts, Who
+from wsrouter.live.registry import BACKEND, CLIENT, Counts, End, Facts, Who
 from wsrouter.policy.members import Member
 from wsrouter.relay.deadlines import Waiter
 from wsrouter.relay.leg import Leg
@@ -38,9 +37,6 @@ from wsrouter.relay.tls import reason_of
 from wsrouter.wire.close import ABNORMAL, GOING_AWAY, INTERNAL, close_frame
 from wsrouter.wire.frames import FrameWalker
 from wsrouter.wire.head import new
-
-CLIENT: Final = Who.CLIENT
-BACKEND: Final = Who.BACKEND
 
 _NO_KEEPERS: Mapping[object, KeepAlive] = {}
 

@@ -72,7 +72,7 @@ class Stage(enum.Enum):
     OVER = "over"
 
 
-# CPython 3.11 takes as long as for two calls to find a member of an enumeration by its name: constants are had at once.
+#: Members of enumerations at hand; see ``live.registry``.
 HEADER: Final = Stage.HEADER
 VERDICT: Final = Stage.VERDICT
 COURTEOUS: Final = Stage.COURTEOUS
