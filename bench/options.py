@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--only", type=_names(names), default=[], help=f"contenders, by comma: {', '.join(names)}")
     add("--work", type=_names(list(PROTOCOLS)), default=[], help=f"kinds of work, by comma: {', '.join(PROTOCOLS)}")
     add("--quick", action="store_true", help="a look: small numbers, two rounds")
-    add("--rounds", type=_number(int), help="how often every contender takes its turn (each workload has its own)")
+    add("--rounds", type=number(int), help="how often every contender takes its turn (each workload has its own)")
     add("--reference", choices=names, default="nginx", help="the contender that ratios are to (nginx)")
     where = parser.add_argument_group("with what")
     add = where.add_argument
@@ -89,15 +89,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _add_sizes(group: argparse._ArgumentGroup) -> None:
-    count, seconds = _number(int), _number(float)
+    count, seconds = number(int), number(float)
     for name, kind, text in (
         ("seconds", seconds, "length of each counted window"),
-        ("warm", _number(float, zero=True), "seconds of the same work before each window"),
+        ("warm", number(float, zero=True), "seconds of the same work before each window"),
         ("connections", count, "connections that exchange messages"),
         ("opening", count, "sessions that open at the same time"),
         ("sizes", _counts, "bytes of a message, by comma; where only one is used, the least"),
         ("idle", _counts, "idle sessions whose memory is measured, by comma"),
-        ("rate", _number(float), "messages a second in all, where the rate is fixed"),
+        ("rate", number(float), "messages a second in all, where the rate is fixed"),
         ("rate_seconds", seconds, "length of the window there"),
         ("crowd", count, "crowd: sessions"),
         ("live", _counts, "flat: sessions, by comma"),
@@ -170,7 +170,9 @@ def _names(known: list[str]) -> Callable[[str], list[str]]:
     return split
 
 
-def _number(kind: type[int] | type[float], zero: bool = False) -> Callable[[str], int | float]:
+def number(kind: type[int] | type[float], zero: bool = False) -> Callable[[str], int | float]:
+    """What reads an option that is a number above 0, or 0 as well with ``zero``."""
+
     def read(text: str) -> int | float:
         try:
             value = kind(text)
@@ -184,7 +186,7 @@ def _number(kind: type[int] | type[float], zero: bool = False) -> Callable[[str]
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({int(_number(int)(part)) for part in text.split(",")}))
+    return tuple(sorted({int(number(int)(part)) for part in text.split(",")}))
 
 
 def looking(prog: str, about: str) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,14 +54,17 @@ PATHS = {
 }
 """What is looked at: the generator's mode, and the kinds of work."""
 
+BEFORE = "wsrouter-before"
+INTERPRETED = ("wsrouter", BEFORE)
+"""Of what is compiled py-spy sees no function."""
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look: microseconds of CPU for each unit, and the share of each part and of the hottest functions."""
+    """One look: microseconds of CPU for each unit, and the share of each part."""
 
     unit_us: float
     parts: Mapping[str, float]
-    functions: Sequence[tuple[str, float]]
 
 
 def part_of(file: str) -> str:
@@ -109,27 +112,39 @@ def _sampled(command: list[str]) -> Iterator[None]:
 
 def look(place: Place, mode: str, tools: Tools, folder: Path) -> Look:
     """Keep the proxy busy and look where its time goes. Raises BenchError."""
-    settings = place.settings
-    many = settings.connections if mode == "roundtrip" else settings.opening
-    load = {"connections": many, "size": min(settings.sizes), "seconds": settings.rate_seconds}
-    (pid,) = place.proxy.pids
+    load = _load(place, mode)
     data = folder / "perf.data"
-    perf = tools.find("perf")
+    perf, pid = tools.find("perf"), place.proxy.pids[0]
     record = [perf, "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "-p", str(pid), "-o", str(data)]
     with _sampled(record):
         result = place.load(mode, **load)
     shown = [perf, "report", "-i", str(data), "--stdio", "--sort", "dso", "--percent-limit", "0"]
     report = subprocess.run(shown, capture_output=True, text=True, check=False).stdout
     units = result["trips"] if mode == "roundtrip" else result["count"]
-    functions: list[tuple[str, float]] = []
-    spy = tools.find("py-spy")
-    if spy and "wsrouter" in (place.proxy.log.name if place.proxy.log else ""):
-        stacks = folder / "stacks"
-        words = ["--pid", str(pid), "--rate", "1000", "--format", "raw", "--nonblocking", "--output", str(stacks)]
-        with _sampled([spy, "record", "--duration", "unlimited", *words]):
-            place.load(mode, **load)
-        functions = hottest(stacks.read_text()) if stacks.exists() else []
-    return Look(result["proxy_cpu_ns"] / 1000 / units, shares(report), functions)
+    return Look(result["proxy_cpu_ns"] / 1000 / units, shares(report))
+
+
+def functions(place: Place, mode: str, tools: Tools, folder: Path) -> list[tuple[str, float]]:
+    """The hottest functions of an interpreted router, where py-spy is at hand to tell them. Raises BenchError."""
+    spy, log = tools.find("py-spy"), place.proxy.log
+    if not spy or log is None or log.stem not in INTERPRETED:
+        return []
+    stacks = folder / "stacks"
+    words = ["--pid", str(place.proxy.pids[0]), "--rate", "1000", "--format", "raw", "--nonblocking"]
+    with _sampled([spy, "record", "--duration", "unlimited", *words, "--output", str(stacks)]):
+        place.load(mode, **_load(place, mode))
+    return hottest(stacks.read_text()) if stacks.exists() else []
+
+
+def _load(place: Place, mode: str) -> dict[str, object]:
+    settings = place.settings
+    many = settings.connections if mode == "roundtrip" else settings.opening
+    return {"connections": many, "size": min(settings.sizes), "seconds": settings.rate_seconds}
+
+
+def quietest(looks: Iterable[Look]) -> Look:
+    """The look with the least CPU: whatever else the machine does can only add to it."""
+    return min(looks, key=lambda one: one.unit_us)
 
 
 def earlier(checkout: Path) -> Contender:
@@ -143,7 +158,7 @@ def earlier(checkout: Path) -> Contender:
         path.write_text(path.read_text().replace("workers = 1\n", ""))
         return ["/usr/bin/env", f"PYTHONPATH={checkout}", *words]
 
-    return replace(current, name="wsrouter-before", command=command)
+    return replace(current, name=BEFORE, command=command)
 
 
 def table(looks: Mapping[str, Look]) -> list[list[str]]:
@@ -159,7 +174,9 @@ def table(looks: Mapping[str, Look]) -> list[list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Look, and print a page of Markdown; 2 when nothing can be looked at."""
     parser = options.looking("python -m bench.where", (__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long each look takes (3)")
+    add, number = parser.add_argument, options.number
+    add("--seconds", type=number(float), default=1.5, help="how long each look takes (1.5)")
+    add("--rounds", type=number(int), default=5, help="how many looks at each, by turns; the quietest is told (5)")
     asked = parser.parse_args(argv)
     tools = Tools(Path(sys.executable), dict(asked.tool))
     if not options.is_there(tools, "perf", "linux-perf"):
@@ -174,17 +191,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         contenders.insert(1, earlier(asked.before))
     for what, (mode, works) in PATHS.items():
         for work in works:
-            looks: dict[str, Look] = {}
-            for contender in contenders:
-                with tempfile.TemporaryDirectory(prefix="wsrouter-where-") as name:
-                    folder = Path(name)
-                    with proxies.running(contender, work, settings, folder) as proxy:
-                        looks[contender.name] = look(Place(proxy, work, settings, load), mode, tools, folder)
-            print(f"\n### {work}: {what}\n\n{as_markdown(table(looks))}", flush=True)
-            for name, one in looks.items():
-                if one.functions:
-                    functions = ", ".join(f"`{function}` {share:.0%}" for function, share in one.functions)
-                    print(f"\n{name}, by function: {functions}", flush=True)
+            looks: dict[str, list[Look]] = {one.name: [] for one in contenders}
+            hot: dict[str, list[tuple[str, float]]] = {}
+            for turn in range(asked.rounds):
+                for contender in contenders[:: -1 if turn % 2 else 1]:
+                    with tempfile.TemporaryDirectory(prefix="wsrouter-where-") as name:
+                        folder = Path(name)
+                        with proxies.running(contender, work, settings, folder) as proxy:
+                            place = Place(proxy, work, settings, load)
+                            looks[contender.name].append(look(place, mode, tools, folder))
+                            if not turn:
+                                hot[contender.name] = functions(place, mode, tools, folder)
+            rows = table({name: quietest(ones) for name, ones in looks.items()})
+            print(f"\n### {work}: {what}\n\n{as_markdown(rows)}", flush=True)
+            for name, found in hot.items():
+                if found:
+                    told = ", ".join(f"`{function}` {share:.0%}" for function, share in found)
+                    print(f"\n{name}, by function: {told}", flush=True)
     return 0
 
 

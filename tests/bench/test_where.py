@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import where
-from bench.where import Look, hottest, part_of, shares, table
+from bench.where import Look, hottest, part_of, quietest, shares, table
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,16 @@ def test_the_hottest_functions_are_those_in_which_samples_end():
     assert hottest("") == []
 
 
+def test_of_several_looks_the_quietest_is_told_with_its_own_parts():
+    slow, fast = Look(20.0, {where.KERNEL: 1.0}), Look(9.0, {where.PROXY: 1.0})
+    assert quietest([slow, fast]) is fast
+
+
 def test_a_table_has_the_parts_that_anybody_has():
     rows = table(
         {
-            "nginx": Look(10.0, {where.KERNEL: 0.9, where.PROXY: 0.1}, []),
-            "wsrouter": Look(12.0, {where.KERNEL: 0.75, where.PYTHON: 0.25}, []),
+            "nginx": Look(10.0, {where.KERNEL: 0.9, where.PROXY: 0.1}),
+            "wsrouter": Look(12.0, {where.KERNEL: 0.75, where.PYTHON: 0.25}),
         }
     )
     assert rows == [
