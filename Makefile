@@ -24,7 +24,7 @@ help:
 	@echo "make test         make $(VENV) and run the tests (PYTEST_ARGS=... for some of them)"
 	@echo "make compiled      make build/compiled: the router with its data path compiled (needs a C compiler; minutes)"
 	@echo "make test-compiled the tests on that"
-	@echo "make scenarios    the tests that kill backends, throw bombs and hold 1,000 sessions, at full size: minutes"
+	@echo "make scenarios    the tests that kill backends and workers, throw bombs and hold 1,000 sessions, at full size: minutes"
 	@echo "make conformance  all of the Autobahn test suite through the router, both ways (see conformance/)"
 	@echo "make soak         100 reloads under load, a third of them broken"
 	@echo "make check        lint, types, import contracts, tests with coverage"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tests.memory import peak, processor_time, resident
 from tests.scenarios.backend import Backend
 from tests.scenarios.program import Line, Program, Watch
 
+_SERVES = re.compile(r"worker (\d+) \(process (\d+)\) serves")
 _CHANGE = re.compile(r"pool app: backend (?P<label>\S+) is (?P<state>[a-z]+): ")
 
 
@@ -24,7 +25,10 @@ class Router(Program):
         (folder / "router.ini").write_text(text)
         #: Its last word on each backend that it had one on, by label.
         self._states: dict[str, str] = {}
-        self._counts: Counter[str] = Counter()
+        #: Lines of the access log by kind and worker; without workers that is None.
+        self._counts: Counter[tuple[str, int | None]] = Counter()
+        #: Each worker's process, of all that have ever served.
+        self.workers: dict[int, int] = {}
         super().__init__(watch, [*FOREGROUND, "wsrouter", "--config", "router.ini"], folder)
 
     @property
@@ -36,14 +40,18 @@ class Router(Program):
     def hear(self, line: Line) -> None:
         """Something was logged."""
         super().hear(line)
-        self._counts[line.get("event", "")] += 1
-        change = _CHANGE.match(line.get("message", ""))
+        self._counts[line.get("event", ""), line.get("worker")] += 1
+        message = line.get("message", "")
+        change = _CHANGE.match(message)
         if change:
             self._states[change["label"]] = change["state"]
+        serves = _SERVES.search(message)
+        if serves:
+            self.workers[int(serves[1])] = int(serves[2])
 
-    def count(self, event: str) -> int:
-        """How many lines of one kind the access log has."""
-        return self._counts[event]
+    def count(self, event: str, but: Collection[int] = ()) -> int:
+        """How many lines of one kind the access log has; those ``but`` of some workers, if there are any."""
+        return sum(count for (kind, worker), count in self._counts.items() if kind == event and worker not in but)
 
     def events(self, event: str, since: int = 0) -> list[Line]:
         """The lines of the access log of one kind."""

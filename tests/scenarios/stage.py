@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from tests.scenarios.backend import Backend
@@ -77,23 +77,31 @@ class Stage:
         """Wait until things are as ``predicate`` says."""
         self.watch.until(predicate, what, lambda: f"{self.load.last()}\n{self.router.last()}")
 
-    def end(self) -> None:
-        """Let the clients leave, then the router: all it had opened has ended, and it ends in order."""
+    def end(self, dead: Collection[int] = ()) -> None:
+        """Let the clients leave, then the router: all it had opened has ended, and it ends in order.
+
+        What ``dead`` workers had is left out: they could not tell of its end any more.
+        """
+        router = self.router
         self.load.leave()
         self.account()
-        self.until(lambda: self.router.count("close") == self.router.count("open"), "the log has all ends")
-        self.router.signal(signal.SIGTERM)
-        assert self.router.status() == 0
-        self.until(lambda: self.router.ended, "the log has ended")
-        assert sorted(line["connection"] for line in self.router.events("close")) == sorted(
-            line["connection"] for line in self.router.events("open")
+        self.until(lambda: router.count("close", dead) == router.count("open", dead), "the log has all ends")
+        since = len(router.lines)
+        router.signal(signal.SIGTERM)
+        assert router.status() == 0
+        self.until(lambda: router.ended, "the log has ended")
+        opened, closed = (
+            sorted((line.get("worker", 0), line["connection"]) for line in router.events(event))
+            for event in ("open", "close")
         )
+        assert [one for one in opened if one[0] not in dead] == [one for one in closed if one[0] not in dead]
         # A drain tells how many it found, if any; and what it had to cut.
-        assert not [line for line in self.router.lines if line.get("message", "").startswith("draining")]
-        assert not self.router.faults
-        ends = self.router.told_of("close")
+        assert not [line for line in router.lines[since:] if line.get("message", "").startswith("draining")]
+        deaths = tuple(f"worker {one} has died" for one in dead)
+        assert not [line for line in router.faults if not (dead and line.get("message", "").startswith(deaths))]
+        began, ends = router.told_of("open"), router.told_of("close")
         for one in self.load.sessions:
-            if one.flawless:
+            if one.flawless and (one.number in ends or not dead or began[one.number]["worker"] not in dead):
                 line = ends[one.number]
                 assert (line["by"], line["code"], line["backend"]) == ("client", 1000, self.label_of(one.backend))
                 assert line["messages_in"] == line["messages_out"] == one.echoed
