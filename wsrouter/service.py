@@ -93,6 +93,8 @@ class RouterService(Service):
         self.reloader = Reloader(parts, self.notifier, self._reloaded, self._read)
         self._access_log: AccessLog | None = None
         self._drain: Drain | None = None
+        #: Only this process of the router drains; others go on.
+        self._alone = False
         self._bound = False
         #: When the reactor was told to stop, on its own clock.
         self._stopping: float | None = None
@@ -339,6 +341,7 @@ class RouterService(Service):
         """The drain has come to its end: no new work."""
         _log.info("no new connections")
         self.site.draining = True
+        self.site.turning_away = not self._alone
         self.parts.part()
         self._stop_listening()
         for front in list(self.site.fronts):

@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from tests.integration.http import fields_of, get, status_of, upgrade
+from tests.integration.tls_by_hand import TlsByHand
 from tests.memory import resident
 
 # Alerts (RFC 8446 6.2).
@@ -66,50 +67,6 @@ def records(message: bytes, size: int = 1 << 14) -> bytes:
     """A handshake message in records of ``size`` bytes."""
     pieces = [message[at : at + size] for at in range(0, len(message), size)]
     return b"".join(b"\x16\3\1" + vector(2, piece) for piece in pieces)
-
-
-class TlsByHand:
-    """A TLS client whose records the test carries itself."""
-
-    def __init__(self, peer, context: ssl.SSLContext, name: str | None) -> None:
-        self.peer = peer
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
-
-    def take(self, step, *arguments) -> bytes:
-        """Do one step as far as it goes, and return the records that it makes."""
-        try:
-            step(*arguments)
-        except ssl.SSLWantReadError:
-            pass
-        return self.outgoing.read()
-
-    def handshake(self) -> None:
-        """Do the rest of the handshake."""
-        while True:
-            try:
-                self.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self.flush()
-                self.incoming.write(self.peer.socket.recv(65536))
-            else:
-                self.flush()
-                return
-
-    def flush(self) -> None:
-        if self.outgoing.pending:
-            self.peer.send(self.outgoing.read())
-
-    def read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            try:
-                data += self.tls.read(count - len(data))
-            except ssl.SSLWantReadError:
-                received = self.peer.socket.recv(65536)
-                assert received, data
-                self.incoming.write(received)
-        return data
 
 
 ROUTES = """
@@ -767,6 +724,7 @@ def test_a_handshake_that_ends_in_a_drain_holds_it_up_for_what_came_with_it_only
         by_hand.incoming.write(client.socket.recv(65536))
         flight = by_hand.take(by_hand.tls.do_handshake)
     running.call(setattr, running.service.site, "draining", True)
+    running.call(setattr, running.service.site, "turning_away", True)
     client.send(flight + (by_hand.take(by_hand.tls.write, get("a.example")) if asks else b""))
     by_hand.incoming.write(client.recv_all())
     answer = b""

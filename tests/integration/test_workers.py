@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.http import upgrade
 from tests.integration.process import PATIENCE, RouterProcess, run
+from tests.integration.tls_by_hand import TlsByHand
 
 TEXT, CLOSE = 1, 8
 
@@ -29,6 +31,7 @@ SESSIONS = """
     {router}
     [listener main]
     endpoint = tcp:0:interface=127.0.0.1
+    {listener}
     [route sessions]
     path = /ws
     pool = app
@@ -88,7 +91,7 @@ def serving(start_process, backend):
     def begin(workers: int | str = 2, router: str = "", pool: str = "", also: str = ""):
         server = backend()
         backends = ", ".join(filter(None, (server.address, also)))
-        text = SESSIONS.format(workers=workers, router=router, backend=backends, pool=pool)
+        text = SESSIONS.format(workers=workers, router=router, listener="", backend=backends, pool=pool)
         started.append(start_process(text))
         started[-1].text = text
         return started[-1], server
@@ -285,6 +288,49 @@ def test_nobody_is_refused_while_workers_are_replaced(serving, connect) -> None:
         assert client.recv_all().startswith(b"HTTP/1.1 404 ")
         client.close()
         asked += 1
+
+
+def test_who_was_let_in_before_workers_are_replaced_is_served_all_the_same(
+    start_process, backend, connect, authority, frame, tmp_path
+) -> None:
+    """Whoever is on the way when the old workers begin to drain meets nobody who turns him away."""
+    (tmp_path / "a.pem").write_bytes(authority.issue("a.test"))
+    server = backend()
+    text = SESSIONS.format(workers=2, router="", listener="certificates = *.pem", backend=server.address, pool="")
+    router = start_process(text + "    [tunnel odd]\n    match = opaque\n    pool = app\n")
+    told = len(router.lines)
+    asking = [connect(router.port) for _ in range(4)]
+    odd, secret = connect(router.port), connect(router.port)
+    by_hand = TlsByHand(secret, authority.client_context(), "a.test")
+    secret.send(by_hand.take(by_hand.tls.do_handshake))
+    by_hand.incoming.write(secret.socket.recv(1))  # the first of what a worker has said
+    router.signal(signal.SIGUSR2)
+    for number in (1, 2):
+        router.wait_for(f"worker {number}: no new connections")
+
+    for client in asking:
+        client.request("/ws")
+        peer = server.accept()
+        peer.answer()
+        assert client.recv_head().startswith(b"HTTP/1.1 101 ")
+        assert (client.recv_frame().code, peer.recv_frame().code) == (1001, 1001)
+        client.send(frame(CLOSE, b"\x03\xe9"))
+        peer.send(frame(CLOSE, b"\x03\xe9", mask=False))
+        end((client, peer))
+    odd.send(b"\0hello")
+    peer = server.accept()
+    assert peer.recv_exactly(6) == b"\0hello"
+    end((odd, peer))
+    by_hand.handshake()
+    secret.send(by_hand.take(by_hand.tls.write, upgrade()))
+    peer = server.accept()
+    peer.answer()
+    assert by_hand.read(13) == b"HTTP/1.1 101 "
+    end((secret, peer))
+    for number in (1, 2):
+        router.wait_for(f"worker {number} has ended: exit status 0")
+    assert not [line for line in router.lines[told:] if "event=refuse" in line]
+    assert "Traceback" not in router.log
 
 
 def test_one_process_has_no_workers_to_replace(start_process, connect) -> None:

@@ -100,7 +100,7 @@ class Site:
     def __init__(self) -> None:
         self.relay = Clock()
         self.routes = RouteTable([ROUTE])
-        self.draining = False
+        self.turning_away = False
 
 
 def asked(ip: str, behind: Effective | None = None, *lines: str) -> Request:
@@ -147,5 +147,5 @@ def test_handshakes_are_counted_by_client_and_before_their_origin_is_looked_at()
 
 def test_a_drain_opens_no_session() -> None:
     site: Any = Site()
-    site.draining = True
+    site.turning_away = True
     assert refused(check_opening, site, Admission(Listener("main", "tcp:0")), asked("10.0.0.1"))[0] == 503

@@ -51,7 +51,7 @@ class Scene:
         self.registry.refuse(Refusal(connection.number, connection.client, connection.listener, stage, rule, reason))
 
     def listener(self, endpoint: str, match: Match = Match.OPAQUE) -> Listener:
-        site: Any = SimpleNamespace(relay=self.relay, registry=self.registry, refuse=self.refuse, draining=False)
+        site: Any = SimpleNamespace(relay=self.relay, registry=self.registry, refuse=self.refuse, turning_away=False)
         layer4: Any = SimpleNamespace(open=self.open)
         config = values.Listener("main", endpoint)
         self.listeners.append(Listener(config, None, TunnelTable([Tunnel("all", "app", match)]), layer4, site))

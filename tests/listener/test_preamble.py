@@ -65,7 +65,7 @@ class Scene:
             store=None,
             tunnels=TunnelTable([Tunnel("all", "app", match, deny=(ip_network("192.0.2.66"),))]),
             layer4=SimpleNamespace(open=lambda leg, connection, rule, data: self.tunnelled.append((data, connection))),
-            site=SimpleNamespace(relay=relay, refuse=self.refuse, draining=False),
+            site=SimpleNamespace(relay=relay, refuse=self.refuse, turning_away=False),
             admission=Admission(config),
             courtesies=0,
         )
@@ -296,7 +296,7 @@ def test_tls_that_nobody_serves_gets_an_alert() -> None:
 
 def test_a_drain_opens_no_new_tunnel() -> None:
     scene = Scene()
-    scene.door.site.draining = True
+    scene.door.site.turning_away = True
     _, preamble = scene.accept()
     preamble.dataReceived(b"\0hello")
     assert (scene.reasons, scene.tunnelled) == ([("sniff", "draining")], [])

@@ -64,5 +64,5 @@ def check_opening(site: Site, admission: Admission, request: Request) -> None:
         origins, request.head.all(b"origin"), request.scheme, request.authority
     ):
         raise HttpError(403, "this origin is not allowed here")
-    if site.draining:
+    if site.turning_away:
         raise HttpError(503, "draining", (RETRY_AFTER,))

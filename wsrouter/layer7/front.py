@@ -377,14 +377,17 @@ class Front(LegProtocol):
         One that has not asked for anything yet does so once: it was let in.
         """
         self._connection.listener = self._door.name
-        if self._is_last and self._record.head is not None:
+        if self._is_last:
             self.drain()
 
     def drain(self) -> None:
-        """Stop waiting for another request; one that is being answered is the last."""
+        """Stop waiting for another request; one that is being answered is the last.
+
+        Who has not asked for anything yet may do so once, unless the whole router goes.
+        """
         if self._exchange is not None:
             self._exchange.last = True
-        if self._stage is HEAD and not self._received:
+        if self._stage is HEAD and not self._received and (self._site.turning_away or self._record.head is not None):
             self._leave()
             self.transport.loseConnection()
 

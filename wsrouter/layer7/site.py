@@ -149,8 +149,10 @@ class Site:
     drain_path: str | None = None
     #: A drain was asked for: ``drain_path`` says so, but all else goes on until it begins.
     leaving: bool = False
-    #: A drain has begun: no upgrades any more, and answers close their connections.
+    #: A drain has begun: answers close their connections.
     draining: bool = False
+    #: And who was let in before it begins nothing any more. Else others of this router go on, which has to serve him.
+    turning_away: bool = False
     #: Client connections that are at HTTP, live sessions excepted.
     fronts: set[Drainable] = field(default_factory=set)
     #: For each route with message sessions.

@@ -51,7 +51,7 @@ class Termination(Waiter):
             connection.client_subject = client_subject(self._leg.tls)
         front = Front(self._door, self._store, connection)
         self._leg.attach(front)
-        if self._door.site.draining and not self._leg.has_unread():
+        if self._door.site.turning_away and not self._leg.has_unread():
             front.drain()
         else:
             front.await_head()

@@ -251,7 +251,7 @@ class Preamble(LegProtocol):
         if not door.tunnels.admits(rule, connection.ip):
             door.site.refuse(connection, "tunnel", rule.name, None, "this address is not allowed here")
             self.transport.loseConnection()
-        elif door.site.draining:
+        elif door.site.turning_away:
             self._refuse("draining")
         else:
             door.layer4.open(self.transport, connection, rule, prefetch)

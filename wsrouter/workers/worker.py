@@ -59,7 +59,6 @@ class WorkerService(RouterService):
         self._channel = channel
         self._lent = ports
         self._generation = generation
-        self._alone = False
         #: Fires when it serves.
         self.started: Deferred[None] = Deferred()
         role = Role(ports=ports, probes=False, demo_folder=generation.demo_folder, sharing=sharing)
