@@ -67,6 +67,16 @@ class Look:
     parts: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is looked at: a kind of work, in the generator's ``mode``, and with what."""
+
+    work: str
+    mode: str
+    settings: Settings
+    load: generator.Generator
+
+
 def part_of(file: str) -> str:
     """Whose a sample is that fell into ``file``, as perf names it."""
     for pattern, part in _FILES:
@@ -113,8 +123,9 @@ def _sampled(command: list[str]) -> Iterator[None]:
 def look(place: Place, mode: str, tools: Tools, folder: Path) -> Look:
     """Keep the proxy busy and look where its time goes. Raises BenchError."""
     load = _load(place, mode)
+    (pid,) = place.proxy.pids
     data = folder / "perf.data"
-    perf, pid = tools.find("perf"), place.proxy.pids[0]
+    perf = tools.find("perf")
     record = [perf, "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "-p", str(pid), "-o", str(data)]
     with _sampled(record):
         result = place.load(mode, **load)
@@ -125,12 +136,13 @@ def look(place: Place, mode: str, tools: Tools, folder: Path) -> Look:
 
 
 def functions(place: Place, mode: str, tools: Tools, folder: Path) -> list[tuple[str, float]]:
-    """The hottest functions of an interpreted router, where py-spy is at hand to tell them. Raises BenchError."""
-    spy, log = tools.find("py-spy"), place.proxy.log
-    if not spy or log is None or log.stem not in INTERPRETED:
+    """Keep an interpreted router busy, and tell its hottest functions, where py-spy is at hand. Raises BenchError."""
+    spy = tools.find("py-spy")
+    if not spy:
         return []
+    (pid,) = place.proxy.pids
     stacks = folder / "stacks"
-    words = ["--pid", str(place.proxy.pids[0]), "--rate", "1000", "--format", "raw", "--nonblocking"]
+    words = ["--pid", str(pid), "--rate", "1000", "--format", "raw", "--nonblocking"]
     with _sampled([spy, "record", "--duration", "unlimited", *words, "--output", str(stacks)]):
         place.load(mode, **_load(place, mode))
     return hottest(stacks.read_text()) if stacks.exists() else []
@@ -171,6 +183,26 @@ def table(looks: Mapping[str, Look]) -> list[list[str]]:
     return rows
 
 
+def _looked(contenders: Sequence[Contender], scene: Scene, rounds: int) -> Iterator[str]:
+    """Look at all of them by turns; a table, then the hottest functions, as they were in the first round."""
+    looks: dict[str, list[Look]] = {one.name: [] for one in contenders}
+    hot: dict[str, list[tuple[str, float]]] = {}
+    tools = scene.settings.tools
+    for turn in range(rounds):
+        for contender in contenders[:: -1 if turn % 2 else 1]:
+            with tempfile.TemporaryDirectory(prefix="wsrouter-where-") as name:
+                folder = Path(name)
+                with proxies.running(contender, scene.work, scene.settings, folder) as proxy:
+                    place = Place(proxy, scene.work, scene.settings, scene.load)
+                    looks[contender.name].append(look(place, scene.mode, tools, folder))
+                    if not turn and contender.name in INTERPRETED:
+                        hot[contender.name] = functions(place, scene.mode, tools, folder)
+    yield as_markdown(table({name: quietest(ones) for name, ones in looks.items()}))
+    for name, found in hot.items():
+        if found:
+            yield f"{name}, by function: " + ", ".join(f"`{function}` {share:.0%}" for function, share in found)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Look, and print a page of Markdown; 2 when nothing can be looked at."""
     parser = options.looking("python -m bench.where", (__doc__ or "").partition("\n\n")[0])
@@ -189,25 +221,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     contenders = [one for one in contenders if not one.missing(tools)]
     if asked.before:
         contenders.insert(1, earlier(asked.before))
-    for what, (mode, works) in PATHS.items():
-        for work in works:
-            looks: dict[str, list[Look]] = {one.name: [] for one in contenders}
-            hot: dict[str, list[tuple[str, float]]] = {}
-            for turn in range(asked.rounds):
-                for contender in contenders[:: -1 if turn % 2 else 1]:
-                    with tempfile.TemporaryDirectory(prefix="wsrouter-where-") as name:
-                        folder = Path(name)
-                        with proxies.running(contender, work, settings, folder) as proxy:
-                            place = Place(proxy, work, settings, load)
-                            looks[contender.name].append(look(place, mode, tools, folder))
-                            if not turn:
-                                hot[contender.name] = functions(place, mode, tools, folder)
-            rows = table({name: quietest(ones) for name, ones in looks.items()})
-            print(f"\n### {work}: {what}\n\n{as_markdown(rows)}", flush=True)
-            for name, found in hot.items():
-                if found:
-                    told = ", ".join(f"`{function}` {share:.0%}" for function, share in found)
-                    print(f"\n{name}, by function: {told}", flush=True)
+    try:
+        for what, (mode, works) in PATHS.items():
+            for work in works:
+                print(f"\n### {work}: {what}", flush=True)
+                for text in _looked(contenders, Scene(work, mode, settings, load), asked.rounds):
+                    print(f"\n{text}", flush=True)
+    except generator.BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

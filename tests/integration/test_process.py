@@ -423,9 +423,11 @@ def test_any_reactor_of_twistds_will_do(start_process, backend, open_session_wit
     assert "Traceback" not in router.log
 
 
-def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect, workers) -> None:
     server = backend()
-    text = textwrap.dedent(SESSIONS.format(drain="60s", router="access_log = access.log", backend=server.address))
+    options = f"access_log = access.log\n    workers = {workers}"
+    text = textwrap.dedent(SESSIONS.format(drain="60s", router=options, backend=server.address))
     # A unix socket's place is known, a port of the kernel's choice would have to be looked for.
     (tmp_path / "router.ini").write_text(text.replace("tcp:0:interface=127.0.0.1", "unix:r.sock"))
     done = run_daemon(tmp_path)

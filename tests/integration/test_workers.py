@@ -298,7 +298,6 @@ def test_who_was_let_in_before_workers_are_replaced_is_served_all_the_same(
     server = backend()
     text = SESSIONS.format(workers=2, router="", listener="certificates = *.pem", backend=server.address, pool="")
     router = start_process(text + "    [tunnel odd]\n    match = opaque\n    pool = app\n")
-    told = len(router.lines)
     asking = [connect(router.port) for _ in range(4)]
     odd, secret = connect(router.port), connect(router.port)
     by_hand = TlsByHand(secret, authority.client_context(), "a.test")
@@ -329,7 +328,8 @@ def test_who_was_let_in_before_workers_are_replaced_is_served_all_the_same(
     end((secret, peer))
     for number in (1, 2):
         router.wait_for(f"worker {number} has ended: exit status 0")
-    assert not [line for line in router.lines[told:] if "event=refuse" in line]
+    refused = [line for line in router.lines if "event=refuse" in line]
+    assert not [line for line in refused if "/is-it-up" not in line]  # what the start asks is not there
     assert "Traceback" not in router.log
 
 
