@@ -376,6 +376,7 @@ async def test_signals_are_taken_and_drain(scene):
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert service.site.draining
+    assert service.site.turning_away
     assert accepting(service) == [False]
 
 

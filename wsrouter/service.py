@@ -331,19 +331,22 @@ class RouterService(Service):
         self._stop_waiting()
         self.reloader.stop()
         self.parts.evictions.stop()
-        self.site.leaving = True
+        self.site.leaving = not self._alone
         self._drain = Drain(
             self.reactor, self.registry, lambda: self.relay.clients, router, self._close, self._stop_reactor
         )
         self._drain.start()
 
     def _close(self) -> None:
-        """The drain has come to its end: no new work."""
+        """The drain is there: no new connections, and no new work but of who was let in by one that leaves alone."""
         _log.info("no new connections")
         self.site.draining = True
         self.site.turning_away = not self._alone
         self.parts.part()
         self._stop_listening()
+        self._drain_fronts()
+
+    def _drain_fronts(self) -> None:
         for front in list(self.site.fronts):
             front.drain()
 

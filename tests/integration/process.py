@@ -70,13 +70,16 @@ class RouterProcess(Telling):
     def log(self) -> str:
         return "".join(self.lines)
 
-    def wait_for(self, words: str) -> str:
-        """The first line of the log that has ``words``; the test fails when the process ends before."""
+    def wait_for(self, *words: str) -> str:
+        """The first line of the log that has one of ``words``; the test fails when the process ends before."""
         with self._grown:
-            found = self._grown.wait_for(lambda: words in self.log or "<end>" in self.lines, PATIENCE)
-            assert found, self.log
-            assert words in self.log, self.log
-            return next(line for line in self.lines if words in line)
+
+            def told() -> bool:
+                return any(one in self.log for one in words)
+
+            assert self._grown.wait_for(lambda: told() or "<end>" in self.lines, PATIENCE), self.log
+            assert told(), self.log
+            return next(line for line in self.lines if any(one in line for one in words))
 
     def wait_for_line(self, *words: str) -> str:
         """The first line that has all of ``words``."""

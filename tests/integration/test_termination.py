@@ -705,10 +705,7 @@ def test_a_request_may_come_with_the_last_flight_of_the_handshake(two, connect, 
     client = connect(two.port())
     by_hand = TlsByHand(client, authority.client_context(), "a.example")
     client.send(by_hand.take(by_hand.tls.do_handshake))
-    flight = b""
-    while not flight:
-        by_hand.incoming.write(client.socket.recv(65536))
-        flight = by_hand.take(by_hand.tls.do_handshake)
+    flight = by_hand.last_flight()
     client.send(flight + by_hand.take(by_hand.tls.write, get("a.example")))
     assert by_hand.read(12) == b"HTTP/1.1 302"
 
@@ -719,10 +716,7 @@ def test_a_handshake_that_ends_in_a_drain_holds_it_up_for_what_came_with_it_only
     client = connect(running.port())
     by_hand = TlsByHand(client, authority.client_context(), "a.example")
     client.send(by_hand.take(by_hand.tls.do_handshake))
-    flight = b""
-    while not flight:
-        by_hand.incoming.write(client.socket.recv(65536))
-        flight = by_hand.take(by_hand.tls.do_handshake)
+    flight = by_hand.last_flight()
     running.call(setattr, running.service.site, "draining", True)
     running.call(setattr, running.service.site, "turning_away", True)
     client.send(flight + (by_hand.take(by_hand.tls.write, get("a.example")) if asks else b""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -290,23 +291,43 @@ def test_nobody_is_refused_while_workers_are_replaced(serving, connect) -> None:
         asked += 1
 
 
-def test_who_was_let_in_before_workers_are_replaced_is_served_all_the_same(
-    start_process, backend, connect, authority, frame, tmp_path
-) -> None:
-    """Whoever is on the way when the old workers begin to drain meets nobody who turns him away."""
+@pytest.fixture
+def let_in(start_process, backend, connect, authority, tmp_path):
+    """``let_in(workers) -> router, server, clients, secrets``: clients that say nothing; TLS that is half agreed."""
     (tmp_path / "a.pem").write_bytes(authority.issue("a.test"))
-    server = backend()
-    text = SESSIONS.format(workers=2, router="", listener="certificates = *.pem", backend=server.address, pool="")
-    router = start_process(text + "    [tunnel odd]\n    match = opaque\n    pool = app\n")
-    asking = [connect(router.port) for _ in range(4)]
-    odd, secret = connect(router.port), connect(router.port)
-    by_hand = TlsByHand(secret, authority.client_context(), "a.test")
-    secret.send(by_hand.take(by_hand.tls.do_handshake))
-    by_hand.incoming.write(secret.socket.recv(1))  # the first of what a worker has said
+
+    def begin(workers: int):
+        server = backend()
+        text = SESSIONS.format(
+            workers=workers,
+            router="drain_path = /.up",
+            # Two interpreters start meanwhile, one after the other.
+            listener="certificates = *.pem\n    sniff_timeout = 60s\n    tls_timeout = 60s\n    head_timeout = 1s",
+            backend=server.address,
+            pool="",
+        )
+        router = start_process(text + "    [tunnel odd]\n    match = opaque\n    pool = app\n")
+        clients = [connect(router.port) for _ in range(6)]
+        secrets = []
+        for _ in range(2):
+            client = connect(router.port)
+            secrets.append(TlsByHand(client, authority.client_context(), "a.test"))
+            client.send(secrets[-1].take(secrets[-1].tls.do_handshake))
+            secrets[-1].incoming.write(client.socket.recv(1))  # the first of what a worker has said
+        return router, server, clients, secrets
+
+    return begin
+
+
+def test_who_was_let_in_before_workers_are_replaced_is_served_all_the_same(let_in, frame) -> None:
+    """Whoever is on the way when the old workers begin to drain meets nobody who turns him away."""
+    router, server, (checking, odd, *asking), (secret, silent) = let_in(2)
     router.signal(signal.SIGUSR2)
     for number in (1, 2):
         router.wait_for(f"worker {number}: no new connections")
 
+    checking.send(b"GET /.up HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert checking.recv_all().startswith(b"HTTP/1.1 200 ")  # the router goes on
     for client in asking:
         client.request("/ws")
         peer = server.accept()
@@ -320,16 +341,61 @@ def test_who_was_let_in_before_workers_are_replaced_is_served_all_the_same(
     peer = server.accept()
     assert peer.recv_exactly(6) == b"\0hello"
     end((odd, peer))
-    by_hand.handshake()
-    secret.send(by_hand.take(by_hand.tls.write, upgrade()))
+    secret.handshake()
+    secret.peer.send(secret.take(secret.tls.write, upgrade()))
     peer = server.accept()
     peer.answer()
-    assert by_hand.read(13) == b"HTTP/1.1 101 "
-    end((secret, peer))
+    assert secret.read(13) == b"HTTP/1.1 101 "
+    end((secret.peer, peer))
+    # Who does not ask at all holds nobody up.
+    silent.handshake()
+    assert silent.read(13) == b"HTTP/1.1 408 "
+    silent.peer.close()
     for number in (1, 2):
         router.wait_for(f"worker {number} has ended: exit status 0")
-    refused = [line for line in router.lines if "event=refuse" in line]
+    refused = [line for line in router.lines if "event=refuse" in line and "status=408" not in line]
     assert not [line for line in refused if "/is-it-up" not in line]  # what the start asks is not there
+    assert "Traceback" not in router.log
+
+
+@pytest.mark.parametrize(("workers", "replaced"), [(1, False), (2, False), (2, True)], ids=["one", "two", "replaced"])
+def test_a_drain_of_the_whole_router_turns_away_who_asks_only_now(let_in, workers, replaced) -> None:
+    router, _, (checking, odd, *asking), (secret, silent) = let_in(workers)
+    if replaced:
+        # The old workers drain alone first.
+        router.signal(signal.SIGUSR2)
+        for number in (1, 2):
+            router.wait_for(f"worker {number}: no new connections")
+    router.signal(signal.SIGTERM)
+    for number in range(1, workers + 1):
+        name = f"worker {number}: " if workers > 1 else ""
+        if replaced:
+            # One that had nobody has ended already.
+            router.wait_for(f"{name}SIGTERM: all drain now", f"{name}Main loop terminated")
+        else:
+            router.wait_for(f"{name}no new connections")
+    checking.send(b"GET /.up HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert checking.recv_all().startswith(b"HTTP/1.1 503 ")
+    for client in asking:
+        client.request("/ws")
+        head = client.recv_head()
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 1\r\n" in head
+        client.close()
+    odd.send(b"\0hello")
+    assert odd.recv_all() == b""
+    # Of TLS that ends now only what comes with its end is answered.
+    flight = secret.last_flight()
+    secret.peer.send(flight + secret.take(secret.tls.write, upgrade()))
+    silent.handshake()
+    for client in (secret, silent):
+        client.incoming.write(client.peer.recv_all())
+        said = b""
+        with contextlib.suppress(ssl.SSLZeroReturnError):
+            while data := client.tls.read(65536):
+                said += data
+        assert said.startswith(b"HTTP/1.1 503 ") if client is secret else said == b""
+    assert router.status() == 0
     assert "Traceback" not in router.log
 
 

@@ -33,6 +33,14 @@ class TlsByHand:
                 self.flush()
                 return
 
+    def last_flight(self) -> bytes:
+        """The client's end of the handshake (TLS 1.3), for the test to send."""
+        flight = b""
+        while not flight:
+            self.incoming.write(self.peer.socket.recv(65536))
+            flight = self.take(self.tls.do_handshake)
+        return flight
+
     def flush(self) -> None:
         if self.outgoing.pending:
             self.peer.send(self.outgoing.read())

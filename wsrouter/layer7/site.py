@@ -123,7 +123,7 @@ class Drainable(Protocol):
     """A client connection at HTTP."""
 
     def drain(self) -> None:
-        """End it, unless it is busy; then it ends itself afterwards."""
+        """End it, unless it is busy, or has not asked yet and may (``Site.turning_away``); then it ends itself."""
 
     def backend_gone(self, member: Member) -> None:
         """A backend is known to be down: who waits for it may ask another."""

@@ -1,4 +1,4 @@
-"""A drain: no new work, a polite end for what lives, and a limit to it.
+"""A drain: no new connections, a polite end for what lives, and a limit to it.
 
 Behind a balancer it begins with a delay, in which all goes on but for ``drain_path``: the balancer asks there, hears of
 the end, and sends clients elsewhere. Then the ports are closed and the sessions are told, one after the other. Tunnels
@@ -104,7 +104,7 @@ class Drain:
         self._look()
 
     def _new(self) -> list[Entry]:
-        """The sessions that nobody has looked at; some were still being opened when the drain began."""
+        """The sessions that nobody has looked at; some were opened only when the drain had begun."""
         entries = [entry for number, entry in self._registry.entries.items() if number not in self._known]
         self._known |= {entry.number: entry.facts.kind for entry in entries}
         return [entry for entry in entries if entry.facts.kind is Kind.SESSION]

@@ -101,7 +101,10 @@ class WorkerService(RouterService):
             found.told(backend, rtt, reason, State(state), why)
 
     def leave(self, why: str, alone: bool) -> None:
-        """Drain and end, if that has not begun; ``alone``: the others go on."""
+        """Drain and end, if that has not begun; ``alone``: the others go on.
+
+        Where the others follow one that has begun alone, it turns away who asks only now, too.
+        """
         if self._drain is None:
             self._alone = alone
             if alone or self._channel.transport is None:
@@ -109,6 +112,11 @@ class WorkerService(RouterService):
                 config = self.parts.config
                 self.parts.config = replace(config, router=replace(config.router, drain_delay=0.0))
             self.shut_down(why)
+        elif self._alone and not alone:
+            _log.info("{why}: all drain now", why=why)
+            self._alone = False
+            self.site.leaving = self.site.turning_away = True
+            self._drain_fronts()
 
     def end(self) -> None:
         """End, now."""
