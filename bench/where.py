@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench import generator, options, proxies
 from bench.contenders import CONTENDERS
+from bench.generator import BenchError
 from bench.measure import Place
 from bench.report import as_markdown
 from bench.settings import Settings
@@ -117,7 +118,7 @@ def _sampled(command: list[str]) -> Iterator[None]:
         process.send_signal(2)
         errors = process.communicate()[1]
     if process.returncode not in (0, -2, 130):
-        raise generator.BenchError(f"{command[0]}: {errors.decode(errors='replace').strip()[-300:]}")
+        raise BenchError(f"{command[0]}: {errors.decode(errors='replace').strip()[-300:]}")
 
 
 def look(place: Place, mode: str, tools: Tools, folder: Path) -> Look:
@@ -130,9 +131,12 @@ def look(place: Place, mode: str, tools: Tools, folder: Path) -> Look:
     with _sampled(record):
         result = place.load(mode, **load)
     shown = [perf, "report", "-i", str(data), "--stdio", "--sort", "dso", "--percent-limit", "0"]
-    report = subprocess.run(shown, capture_output=True, text=True, check=False).stdout
+    report = subprocess.run(shown, capture_output=True, text=True, check=False)
+    parts = shares(report.stdout)
+    if not parts:
+        raise BenchError(f"perf: {report.stderr.strip()[-300:] or 'no sample'}")
     units = result["trips"] if mode == "roundtrip" else result["count"]
-    return Look(result["proxy_cpu_ns"] / 1000 / units, shares(report))
+    return Look(result["proxy_cpu_ns"] / 1000 / units, parts)
 
 
 def functions(place: Place, mode: str, tools: Tools, folder: Path) -> list[tuple[str, float]]:
@@ -183,28 +187,31 @@ def table(looks: Mapping[str, Look]) -> list[list[str]]:
     return rows
 
 
-def _looked(contenders: Sequence[Contender], scene: Scene, rounds: int) -> Iterator[str]:
-    """Look at all of them by turns; a table, then the hottest functions, as they were in the first round."""
+def looked(
+    contenders: Sequence[Contender], scene: Scene, rounds: int
+) -> tuple[dict[str, list[Look]], dict[str, list[tuple[str, float]]], list[BenchError]]:
+    """All looks at each of them, by turns; the hottest functions, as they were in the first round; what failed."""
     looks: dict[str, list[Look]] = {one.name: [] for one in contenders}
     hot: dict[str, list[tuple[str, float]]] = {}
+    errors: list[BenchError] = []
     tools = scene.settings.tools
     for turn in range(rounds):
         for contender in contenders[:: -1 if turn % 2 else 1]:
             with tempfile.TemporaryDirectory(prefix="wsrouter-where-") as name:
                 folder = Path(name)
-                with proxies.running(contender, scene.work, scene.settings, folder) as proxy:
-                    place = Place(proxy, scene.work, scene.settings, scene.load)
-                    looks[contender.name].append(look(place, scene.mode, tools, folder))
-                    if not turn and contender.name in INTERPRETED:
-                        hot[contender.name] = functions(place, scene.mode, tools, folder)
-    yield as_markdown(table({name: quietest(ones) for name, ones in looks.items()}))
-    for name, found in hot.items():
-        if found:
-            yield f"{name}, by function: " + ", ".join(f"`{function}` {share:.0%}" for function, share in found)
+                try:
+                    with proxies.running(contender, scene.work, scene.settings, folder) as proxy:
+                        place = Place(proxy, scene.work, scene.settings, scene.load)
+                        looks[contender.name].append(look(place, scene.mode, tools, folder))
+                        if not turn and contender.name in INTERPRETED:
+                            hot[contender.name] = functions(place, scene.mode, tools, folder)
+                except BenchError as error:
+                    errors.append(error)
+    return looks, hot, errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look, and print a page of Markdown; 2 when nothing can be looked at."""
+    """Look, and print a page of Markdown; 1 when a look failed, 2 when nothing can be looked at."""
     parser = options.looking("python -m bench.where", (__doc__ or "").partition("\n\n")[0])
     add, number = parser.add_argument, options.number
     add("--seconds", type=number(float), default=1.5, help="how long each look takes (1.5)")
@@ -216,21 +223,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     cpus = sorted(os.sched_getaffinity(0))
     settings = Settings(tools, cpus[min(1, len(cpus) - 1)], cpus[0], sizes=(125,), rate_seconds=asked.seconds)
     options.use_descriptors()
-    load = generator.build(settings.load_cpu)
+    try:
+        load = generator.build(settings.load_cpu)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     contenders = [one for one in CONTENDERS if one.name in ("nginx", "wsrouter", "wsrouter-compiled")]
     contenders = [one for one in contenders if not one.missing(tools)]
     if asked.before:
         contenders.insert(1, earlier(asked.before))
-    try:
-        for what, (mode, works) in PATHS.items():
-            for work in works:
-                print(f"\n### {work}: {what}", flush=True)
-                for text in _looked(contenders, Scene(work, mode, settings, load), asked.rounds):
-                    print(f"\n{text}", flush=True)
-    except generator.BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    return 0
+    failed = False
+    for what, (mode, works) in PATHS.items():
+        for work in works:
+            print(f"\n### {work}: {what}", flush=True)
+            looks, hot, errors = looked(contenders, Scene(work, mode, settings, load), asked.rounds)
+            print(f"\n{as_markdown(table({name: quietest(ones) for name, ones in looks.items() if ones}))}", flush=True)
+            for name, found in hot.items():
+                if found:
+                    told = ", ".join(f"`{function}` {share:.0%}" for function, share in found)
+                    print(f"\n{name}, by function: {told}", flush=True)
+            for one in errors:
+                print(f"bench: {work}: {what}: {one}", file=sys.stderr)
+            failed = failed or bool(errors)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -146,6 +146,13 @@ def test_progress_is_told_now_and_then(scene, lines):
     assert "30 s at most" in lines[0]
 
 
+def test_who_has_no_session_is_told_of_where_nobody_has(scene, lines):
+    scene.connections = 3
+    scene.drain(30.0).start()
+    scene.run(SAY + LOOK)
+    assert lines == ["draining: 3 client connections left, 25 s"]
+
+
 def test_a_session_that_opens_during_the_drain_is_ended_behind_its_opening(scene):
     scene.connections = 1
     scene.drain().start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import textwrap
 from collections import Counter
@@ -12,6 +13,9 @@ from tests.scenarios.backend import Backend
 from tests.scenarios.load import Load, Session
 from tests.scenarios.program import Watch
 from tests.scenarios.router import Router
+
+#: What a drain says of itself, in a worker or without any.
+_DRAINS = re.compile(r"(worker \d+: )?draining\b")
 
 
 class Stage:
@@ -96,7 +100,7 @@ class Stage:
         )
         assert [one for one in opened if one[0] not in dead] == [one for one in closed if one[0] not in dead]
         # A drain tells how many it found, if any; and what it had to cut.
-        assert not [line for line in router.lines[since:] if line.get("message", "").startswith("draining")]
+        assert not [line for line in router.lines[since:] if _DRAINS.match(line.get("message", ""))]
         deaths = tuple(f"worker {one} has died" for one in dead)
         assert not [line for line in router.faults if not (dead and line.get("message", "").startswith(deaths))]
         began, ends = router.told_of("open"), router.told_of("close")

@@ -134,10 +134,12 @@ class Drain:
         self._call = self._clock.callLater(LOOK, self._look)
 
     def _left(self) -> str:
-        """How many are left: ``812 of 2,000 sessions and 3 of 40 tunnels``."""
+        """How many are left: ``812 of 2,000 sessions and 3 of 40 tunnels``; or who has neither, where nobody ever had."""
         left = [entry.facts.kind for entry in self._registry.entries.values()]
         known = list(self._known.values())
-        return _both([(kind, f"{left.count(kind):,} of {known.count(kind):,}", known.count(kind)) for kind in Kind])
+        told = _both([(kind, f"{left.count(kind):,} of {known.count(kind):,}", known.count(kind)) for kind in Kind])
+        others = self._connections()
+        return told or f"{others:,} client connection{'' if others == 1 else 's'}"
 
     def _total(self) -> str:
         known = list(self._known.values())
@@ -146,4 +148,4 @@ class Drain:
 
 def _both(counted: list[tuple[Kind, str, int]]) -> str:
     told = [f"{text} {kind.value}{'' if all == 1 else 's'}" for kind, text, all in counted if all]
-    return " and ".join(told) or "nothing"
+    return " and ".join(told)
