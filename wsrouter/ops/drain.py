@@ -134,7 +134,7 @@ class Drain:
         self._call = self._clock.callLater(LOOK, self._look)
 
     def _left(self) -> str:
-        """How many are left: ``812 of 2,000 sessions and 3 of 40 tunnels``; or who has neither, where nobody ever had."""
+        """How many are left: ``812 of 2,000 sessions and 3 of 40 tunnels``; who has neither, if nobody ever had."""
         left = [entry.facts.kind for entry in self._registry.entries.values()]
         known = list(self._known.values())
         told = _both([(kind, f"{left.count(kind):,} of {known.count(kind):,}", known.count(kind)) for kind in Kind])
