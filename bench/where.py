@@ -121,12 +121,12 @@ def _sampled(command: list[str]) -> Iterator[None]:
         raise BenchError(f"{command[0]}: {errors.decode(errors='replace').strip()[-300:]}")
 
 
-def look(place: Place, mode: str, tools: Tools, folder: Path) -> Look:
+def look(place: Place, mode: str, folder: Path) -> Look:
     """Keep the proxy busy and look where its time goes. Raises BenchError."""
     load = _load(place, mode)
     (pid,) = place.proxy.pids
     data = folder / "perf.data"
-    perf = tools.find("perf")
+    perf = place.settings.tools.find("perf")
     record = [perf, "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "-p", str(pid), "-o", str(data)]
     with _sampled(record):
         result = place.load(mode, **load)
@@ -139,9 +139,9 @@ def look(place: Place, mode: str, tools: Tools, folder: Path) -> Look:
     return Look(result["proxy_cpu_ns"] / 1000 / units, parts)
 
 
-def functions(place: Place, mode: str, tools: Tools, folder: Path) -> list[tuple[str, float]]:
+def functions(place: Place, mode: str, folder: Path) -> list[tuple[str, float]]:
     """Keep an interpreted router busy, and tell its hottest functions, where py-spy is at hand. Raises BenchError."""
-    spy = tools.find("py-spy")
+    spy = place.settings.tools.find("py-spy")
     if not spy:
         return []
     (pid,) = place.proxy.pids
@@ -194,7 +194,6 @@ def looked(
     looks: dict[str, list[Look]] = {one.name: [] for one in contenders}
     hot: dict[str, list[tuple[str, float]]] = {}
     errors: list[BenchError] = []
-    tools = scene.settings.tools
     for turn in range(rounds):
         for contender in contenders[:: -1 if turn % 2 else 1]:
             with tempfile.TemporaryDirectory(prefix="wsrouter-where-") as name:
@@ -202,9 +201,9 @@ def looked(
                 try:
                     with proxies.running(contender, scene.work, scene.settings, folder) as proxy:
                         place = Place(proxy, scene.work, scene.settings, scene.load)
-                        looks[contender.name].append(look(place, scene.mode, tools, folder))
+                        looks[contender.name].append(look(place, scene.mode, folder))
                         if not turn and contender.name in INTERPRETED:
-                            hot[contender.name] = functions(place, scene.mode, tools, folder)
+                            hot[contender.name] = functions(place, scene.mode, folder)
                 except BenchError as error:
                     errors.append(error)
     return looks, hot, errors

@@ -93,8 +93,6 @@ class RouterService(Service):
         self.reloader = Reloader(parts, self.notifier, self._reloaded, self._read)
         self._access_log: AccessLog | None = None
         self._drain: Drain | None = None
-        #: Only this process of the router drains; others go on.
-        self._alone = False
         self._bound = False
         #: When the reactor was told to stop, on its own clock.
         self._stopping: float | None = None
@@ -318,10 +316,14 @@ class RouterService(Service):
 
     def shut_down(self, why: str) -> None:
         """Drain, then stop the reactor; called again, stop it now."""
-        if self._drain is not None:
+        if self._drain is None:
+            self._begin_drain(why, alone=False)
+        else:
             _log.info("{why} again: ending at once", why=why)
             self._drain.cancel()
-            return
+
+    def _begin_drain(self, why: str, alone: bool) -> None:
+        """Drain, then stop the reactor; ``alone``: other processes of the router go on."""
         _log.info("{why}: draining", why=why)
         router = self.config.router
         if self._patience is not None:
@@ -331,7 +333,7 @@ class RouterService(Service):
         self._stop_waiting()
         self.reloader.stop()
         self.parts.evictions.stop()
-        self.site.leaving = not self._alone
+        self.site.leaving = not alone
         self._drain = Drain(
             self.reactor, self.registry, lambda: self.relay.clients, router, self._close, self._stop_reactor
         )
@@ -341,7 +343,6 @@ class RouterService(Service):
         """The drain is there: no new connections, and no new work but of who was let in by one that leaves alone."""
         _log.info("no new connections")
         self.site.draining = True
-        self.site.turning_away = not self._alone
         self.parts.part()
         self._stop_listening()
         self._drain_fronts()

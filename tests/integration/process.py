@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -120,10 +121,14 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return _finish([*FOREGROUND, "wsrouter", *arguments], folder)
 
 
-def run_daemon(folder: Path) -> subprocess.CompletedProcess[str]:
+def run_daemon(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Start ``router.ini`` as a daemon, with ``d.pid`` and ``d.log``; returns when it serves, or does not."""
-    return _finish([TWISTD, "--pidfile=d.pid", "--logfile=d.log", "wsrouter", "--config", "router.ini"], folder)
+    words = [TWISTD, "--pidfile=d.pid", "--logfile=d.log", "wsrouter", "--config", "router.ini"]
+    return _finish(words, folder, **environment)
 
 
-def _finish(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
+def _finish(command: Sequence[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | environment
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )

@@ -423,14 +423,23 @@ def test_any_reactor_of_twistds_will_do(start_process, backend, open_session_wit
     assert "Traceback" not in router.log
 
 
+@pytest.fixture
+def systemd(tmp_path):
+    """What systemd hears at ``tmp_path / "notify"``: a datagram for each message."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.settimeout(PATIENCE)
+        listening.bind(str(tmp_path / "notify"))
+        yield listening
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect, workers) -> None:
+def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect, systemd, workers) -> None:
     server = backend()
     options = f"access_log = access.log\n    workers = {workers}"
     text = textwrap.dedent(SESSIONS.format(drain="60s", router=options, backend=server.address))
     # A unix socket's place is known, a port of the kernel's choice would have to be looked for.
     (tmp_path / "router.ini").write_text(text.replace("tcp:0:interface=127.0.0.1", "unix:r.sock"))
-    done = run_daemon(tmp_path)
+    done = run_daemon(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     pid = int((tmp_path / "d.pid").read_text())
     process = os.pidfd_open(pid)
@@ -441,10 +450,7 @@ def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect, workers)
         peer.answer()
         assert client.recv_head().startswith(b"HTTP/1.1 101 ")
         # The first worker serves before the router has started.
-        deadline = time.monotonic() + PATIENCE
-        while "listener main: listening on" not in (tmp_path / "d.log").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
         signal.pidfd_send_signal(process, signal.SIGTERM)
         assert client.recv_frame().code == 1001
         assert peer.recv_frame().code == 1001
@@ -456,6 +462,7 @@ def test_the_daemon_starts_serves_and_stops(tmp_path, backend, connect, workers)
             signal.pidfd_send_signal(process, signal.SIGKILL)
         os.close(process)
     log = (tmp_path / "d.log").read_text()
+    assert "listener main: listening on" in log
     assert "Traceback" not in log
     assert not (tmp_path / "d.pid").exists()
     assert not (tmp_path / "r.sock").exists()
@@ -568,26 +575,23 @@ def test_a_hangup_signal_reloads_and_cuts_nobody(serving, open_session_with, con
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_systemd_is_told_of_the_start_of_reloads_and_of_the_end(start_process, tmp_path, workers) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.settimeout(PATIENCE)
-        systemd.bind(str(tmp_path / "notify"))
-        text = (
-            f"[router]\nworkers = {workers}\n[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
-            "[route all]\nredirect = /x\n"
-        )
-        router = start_process(text, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
-        assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
-        router.reload()
-        assert systemd.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
-        assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
-        router.reload(text + "nonsense = 1")
-        assert systemd.recv(4096).startswith(b"RELOADING=1")
-        # It serves, if not as it was asked to.
-        assert systemd.recv(4096).startswith(b"READY=1\nSTATUS=the configuration on disk is refused")
-        router.signal()
-        assert systemd.recv(4096).startswith(b"STOPPING=1")
-        assert router.status() == 0
+def test_systemd_is_told_of_the_start_of_reloads_and_of_the_end(start_process, tmp_path, systemd, workers) -> None:
+    text = (
+        f"[router]\nworkers = {workers}\n[listener main]\nendpoint = tcp:0:interface=127.0.0.1\n"
+        "[route all]\nredirect = /x\n"
+    )
+    router = start_process(text, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+    assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
+    router.reload()
+    assert systemd.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    assert systemd.recv(4096) == b"READY=1\nSTATUS=serving"
+    router.reload(text + "nonsense = 1")
+    assert systemd.recv(4096).startswith(b"RELOADING=1")
+    # It serves, if not as it was asked to.
+    assert systemd.recv(4096).startswith(b"READY=1\nSTATUS=the configuration on disk is refused")
+    router.signal()
+    assert systemd.recv(4096).startswith(b"STOPPING=1")
+    assert router.status() == 0
 
 
 def test_a_hangup_signal_during_a_drain_is_ignored(serving, connect) -> None:

@@ -718,7 +718,7 @@ def test_a_handshake_that_ends_in_a_drain_holds_it_up_for_what_came_with_it_only
     client.send(by_hand.take(by_hand.tls.do_handshake))
     flight = by_hand.last_flight()
     running.call(setattr, running.service.site, "draining", True)
-    running.call(setattr, running.service.site, "turning_away", True)
+    running.call(setattr, running.service.site, "leaving", True)
     client.send(flight + (by_hand.take(by_hand.tls.write, get("a.example")) if asks else b""))
     by_hand.incoming.write(client.recv_all())
     answer = b""

@@ -311,9 +311,10 @@ def let_in(start_process, backend, connect, authority, tmp_path):
         secrets = []
         for _ in range(2):
             client = connect(router.port)
-            secrets.append(TlsByHand(client, authority.client_context(), "a.test"))
-            client.send(secrets[-1].take(secrets[-1].tls.do_handshake))
-            secrets[-1].incoming.write(client.socket.recv(1))  # the first of what a worker has said
+            by_hand = TlsByHand(client, authority.client_context(), "a.test")
+            client.send(by_hand.take(by_hand.tls.do_handshake))
+            by_hand.incoming.write(client.socket.recv(1))  # the first of what a worker has said
+            secrets.append(by_hand)
         return router, server, clients, secrets
 
     return begin

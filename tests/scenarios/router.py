@@ -34,7 +34,7 @@ class Router(Program):
     @property
     def port(self) -> int:
         """The listener's port; waits until it listens."""
-        line = self.wait_for(lambda line: "listening on" in line.get("message", ""), "the router listens")
+        line = self.wait_for_words("listening on")
         return int(line["message"].rpartition(":")[2])
 
     def hear(self, line: Line) -> None:
@@ -77,11 +77,12 @@ class Router(Program):
 
     def wait_for_change(self, backend: Backend, states: Iterable[str], since: int = 0) -> Line:
         """The first such line."""
-        words = [f": backend {backend.label} is {state}: " for state in states]
+        return self.wait_for_words(*(f": backend {backend.label} is {state}: " for state in states), since=since)
+
+    def wait_for_words(self, *words: str, since: int = 0) -> Line:
+        """The first line whose message has one of ``words``."""
         return self.wait_for(
-            lambda line: any(one in line.get("message", "") for one in words),
-            f"backend {backend.name} is {' or '.join(states)}",
-            since,
+            lambda line: any(one in line.get("message", "") for one in words), f"it says {' or '.join(words)!r}", since
         )
 
     def is_out(self, backend: Backend) -> bool:

@@ -104,11 +104,14 @@ class Stage:
         deaths = tuple(f"worker {one} has died" for one in dead)
         assert not [line for line in router.faults if not (dead and line.get("message", "").startswith(deaths))]
         began, ends = router.told_of("open"), router.told_of("close")
-        for one in self.load.sessions:
-            if one.flawless and (one.number in ends or not dead or began[one.number]["worker"] not in dead):
-                line = ends[one.number]
-                assert (line["by"], line["code"], line["backend"]) == ("client", 1000, self.label_of(one.backend))
-                assert line["messages_in"] == line["messages_out"] == one.echoed
+        for one in filter(lambda one: one.flawless, self.load.sessions):
+            if dead and one.number not in ends:
+                # Its worker was killed before it told of the end, or of either.
+                assert one.number not in began or began[one.number]["worker"] in dead
+                continue
+            line = ends[one.number]
+            assert (line["by"], line["code"], line["backend"]) == ("client", 1000, self.label_of(one.backend))
+            assert line["messages_in"] == line["messages_out"] == one.echoed
 
     def label_of(self, name: str) -> str:
         """How the router calls the backend ``name``."""

@@ -22,10 +22,7 @@ def test_a_killed_worker_takes_only_its_own_sessions_along_and_has_a_successor(s
         os.kill(router.workers[worker], signal.SIGKILL)
         killed_at.append(time.time())
         dead.add(worker)
-        router.wait_for(
-            lambda line, worker=worker: f"worker {worker} has died: killed by SIGKILL" in line.get("message", ""),
-            f"the death of worker {worker} is told of",
-        )
+        router.wait_for_words(f"worker {worker} has died: killed by SIGKILL")
         stage.until(lambda known=known: len(router.workers) > known, "its successor serves")
         load.until(lambda: len(load.live("held")) == size(100, 500), "those that were lost are back")
     load.until_opened(size(10, 40))
@@ -55,11 +52,7 @@ def test_nobody_is_refused_or_cut_while_all_workers_are_replaced(stage, size) ->
         since = len(router.lines)
         router.signal(signal.SIGUSR2)
         for worker in old:
-            router.wait_for(
-                lambda line, worker=worker: f"worker {worker} has ended: exit status 0" in line.get("message", ""),
-                f"worker {worker} has drained and ended",
-                since,
-            )
+            router.wait_for_words(f"worker {worker} has ended: exit status 0", since=since)
         assert len(router.workers) == 2 + 2 * turn
         load.until(lambda: len(load.live("held")) == size(100, 500), "those that were sent away are back")
     load.until_opened(10)

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel
 from twisted.protocols.amp import AMP, BinaryBoxProtocol
 from twisted.python.failure import Failure
 
@@ -26,19 +26,14 @@ class Worker(Channel):
         return {}
 
 
-def test_what_is_passed_over_of_twisteds_class_does_no_more_than_log() -> None:
+def test_what_is_passed_over_of_twisteds_class_does_no_more_than_log(logged) -> None:
     """``Channel`` calls the class below AMP: once AMP does more, something would be missing without a word."""
     assert AMP.__mro__[1] is BinaryBoxProtocol
     plain: Any = AMP()
-    told: list[Any] = []
-    globalLogPublisher.addObserver(told.append)
-    try:
-        plain.makeConnection(StringTransport())
-        made = set(vars(plain))
-        plain.connectionLost(Failure(ConnectionDone()))
-    finally:
-        globalLogPublisher.removeObserver(told.append)
-    assert [event["log_level"] for event in told] == [LogLevel.info] * 2
+    plain.makeConnection(StringTransport())
+    made = set(vars(plain))
+    plain.connectionLost(Failure(ConnectionDone()))
+    assert [event["log_level"] for event in logged] == [LogLevel.info] * 2
     ours: Any = Channel()
     ours.makeConnection(StringTransport())
     # What AMP keeps of the connection is for its lines in the log.

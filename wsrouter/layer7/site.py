@@ -147,16 +147,19 @@ class Site:
     log_query: bool = False
     #: Where a balancer in front asks whether it may send clients here; None: nowhere.
     drain_path: str | None = None
-    #: A drain was asked for: ``drain_path`` says so, but all else goes on until it begins.
+    #: A drain of the whole router was asked for: ``drain_path`` says so, but all else goes on until it begins.
     leaving: bool = False
-    #: A drain has begun: answers close their connections.
+    #: A drain has begun, of the whole router or of this process alone: answers close their connections.
     draining: bool = False
-    #: And who was let in before it begins nothing any more. Else others of this router go on, which has to serve him.
-    turning_away: bool = False
     #: Client connections that are at HTTP, live sessions excepted.
     fronts: set[Drainable] = field(default_factory=set)
     #: For each route with message sessions.
     messages: Mapping[str, MessageRules] = field(default_factory=dict)
+
+    @property
+    def turning_away(self) -> bool:
+        """Whether who was let in before a drain begins nothing any more; while others go on, he has to be served."""
+        return self.draining and self.leaving
 
     def refuse(
         self,

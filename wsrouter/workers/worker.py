@@ -106,16 +106,14 @@ class WorkerService(RouterService):
         Where the others follow one that has begun alone, it turns away who asks only now, too.
         """
         if self._drain is None:
-            self._alone = alone
             if alone or self._channel.transport is None:
                 # The router goes on, or starts anew: nobody in front needs to look away.
                 config = self.parts.config
                 self.parts.config = replace(config, router=replace(config.router, drain_delay=0.0))
-            self.shut_down(why)
-        elif self._alone and not alone:
+            self._begin_drain(why, alone)
+        elif not alone and not self.site.leaving:
             _log.info("{why}: all drain now", why=why)
-            self._alone = False
-            self.site.leaving = self.site.turning_away = True
+            self.site.leaving = True
             self._drain_fronts()
 
     def end(self) -> None:
@@ -135,7 +133,7 @@ class WorkerService(RouterService):
         self.started.callback(None)
 
     def _stop_listening(self) -> None:
-        if self._alone:
+        if not self.site.leaving:
             for listener in self.listeners:
                 listener.discard()  # who waits is for the others
         else:
